@@ -1,0 +1,172 @@
+"""What every command shares: errors and exit codes, progress on stderr, results on stdout, `--json`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agp_edge.errors import INTERRUPTED, AgpEdgeError, InputError
+
+if TYPE_CHECKING:
+    from agp_edge.progress import Progress
+
+
+def run_command(app: Callable[..., Any], *, debug: bool = False) -> int:
+    """Run the command line and give its exit code."""
+    import click
+
+    # A supervisor stops with SIGTERM: it closes files the same way as Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = app(standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+        return code
+    except AgpEdgeError as error:
+        if debug:
+            raise
+        print(f"error: {error.what}\n  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "agp-edge"
+        print(f"  see: {path} --help", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read our output went away; there is nobody left to tell.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print("  run it again with --debug before the command and report what it shows", file=sys.stderr)
+        return 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def write_json_result(target: str | None, value: Any) -> None:
+    """Serve `--json`: a file, `-` for stdout, or nothing.
+
+    Raises:
+        InputError, DiskFullError: the file cannot be written.
+    """
+    from agp_edge.files import to_json, write_json
+
+    if target == "-":
+        sys.stdout.write(to_json(value))
+    elif target is not None:
+        write_json(Path(target), value)
+
+
+def say(text: str, json_target: str | None = None) -> None:
+    """A result for a person on stdout; on stderr when stdout carries the JSON."""
+    print(text, file=sys.stderr if json_target == "-" else sys.stdout)
+
+
+def note(text: str) -> None:
+    """Anything that is no result: stderr."""
+    print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A progress bar on a terminal; a plain line now and then in a pipe. Both on stderr."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with RichProgress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=None, note="")
+
+            def on_terminal(done: int, total: int, note: str = "") -> None:
+                bar.update(task, completed=done, total=total or None, note=note)
+
+            yield on_terminal
+        return
+
+    last = [time.monotonic(), -1.0]
+
+    def in_pipe(done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - last[0] < 5 and done != total:
+            return
+        if last[1] == done:
+            return
+        last[:] = [now, done]
+        of = f"/{total}" if total else ""
+        print(f"{title}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    yield in_pipe
+
+
+def table(rows: list[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
+    """Columns lined up for a terminal of 80 columns or a pipe; the first column left, the others right if numbers."""
+    every = [header, *rows] if header else rows
+    if not every:
+        return ""
+    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))]
+    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(widths))]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+        return "  ".join(cells).rstrip()
+
+    lines = [line(row) for row in rows]
+    if header:
+        lines[:0] = [line(header), "  ".join("-" * w for w in widths)]
+    return "\n".join(lines)
+
+
+def _is_number(text: str) -> bool:
+    stripped = text.strip().rstrip("%x").replace(",", "")
+    if stripped in ("", "-"):
+        return True
+    try:
+        float(stripped.split()[0])
+    except ValueError:
+        return False
+    return True
+
+
+def require_host(package: str, command: str) -> Any:
+    """Import a host package by name: the one place where `agp_edge` reaches up to the host.
+
+    Raises:
+        InputError: this is a device, where the wheel alone is installed, or the host extra is missing.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        missing = error.name or package
+        raise InputError(
+            f"agp-edge {command} works on a host: {missing} is not installed here",
+            "in a checkout of agp-edge, run: pip install -e '.[host]'",
+        ) from error

@@ -1,0 +1,55 @@
+"""Engines: a bundle's graph compiled for one machine, and how to run it.
+
+An engine is `NAME.<precision>.<backend>.engine`, a plain plan that other tools can read, and beside it
+`….engine.json`, the sidecar. Backends are found by name in one table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from agp_edge.engines.base import Backend, Inference, Session
+from agp_edge.engines.sidecar import Sidecar, read_sidecar
+from agp_edge.errors import InputError
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Inference",
+    "Session",
+    "Sidecar",
+    "get_backend",
+    "open_engine",
+    "read_sidecar",
+]
+
+BACKENDS = {
+    "onnxruntime": "agp_edge.engines.onnxruntime",
+    "tensorrt": "agp_edge.engines.tensorrt",
+    "tensorrt-rtx": "agp_edge.engines.tensorrt",
+}
+"""Backend -> the module whose `get_backend(name)` gives it."""
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"there is no backend {name!r}", f"take one of: auto, {', '.join(BACKENDS)}")
+    backend: Backend = importlib.import_module(BACKENDS[name]).get_backend(name)
+    return backend
+
+
+def open_engine(path: Path) -> tuple[Session, Sidecar]:
+    """Open an engine: sidecar and hash first, and only then does a runtime see the bytes.
+
+    Raises:
+        InputError: there is no such engine.
+        ArtefactError: corrupt, changed, or not for this machine.
+    """
+    sidecar = read_sidecar(path)
+    return get_backend(sidecar.backend).open(path, sidecar), sidecar

@@ -1,0 +1,144 @@
+"""What every engine is to the code above it: frames in, a score and an anomaly map out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agp_edge.engines.sidecar import Sidecar
+from agp_edge.errors import InputError
+from agp_edge.frame import FrameSpec, Precision
+from agp_edge.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a network says of N frames.
+
+    Attributes:
+        score: [N] float32, the maximum of each map.
+        anomaly_map: [N, h, w] float32 at the network's own resolution.
+    """
+
+    score: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+
+
+class Session(ABC):
+    """An artefact that is loaded and can run: the one interface for engines, bundles and trained networks.
+
+    `infer` checks and fills up the batch; a backend writes `_infer`, which gets exactly `frame.batch` frames.
+    """
+
+    frame: FrameSpec
+    precision: Precision = "fp32"
+
+    def infer(self, frames: NDArray[np.uint8]) -> Inference:
+        """Score frames.
+
+        Args:
+            frames: [N, H, W, C] uint8, BGR or mono as `frame` says; any N >= 1.
+
+        Raises:
+            InputError: another size, number of channels or type.
+        """
+        if frames.ndim != 4 or frames.shape[1:] != self.frame.shape or frames.dtype != np.uint8:
+            raise InputError(
+                f"expected frames of [N, {', '.join(map(str, self.frame.shape))}] uint8, "
+                f"got {list(frames.shape)} {frames.dtype}",
+                f"give frames of {self.frame}, or export again with --frame-size",
+            )
+        size = self.frame.batch
+        if len(frames) == size:
+            return self._infer(np.ascontiguousarray(frames))
+        parts = []
+        for start in range(0, len(frames), size):
+            part = frames[start : start + size]
+            missing = size - len(part)
+            if missing:
+                part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+            result = self._infer(np.ascontiguousarray(part))
+            keep = size - missing
+            parts.append(Inference(result.score[:keep], result.anomaly_map[:keep]))
+        return Inference(
+            np.concatenate([p.score for p in parts]), np.concatenate([p.anomaly_map for p in parts])
+        )
+
+    @abstractmethod
+    def _infer(self, frames: NDArray[np.uint8]) -> Inference:
+        """Score exactly `frame.batch` contiguous frames."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the session holds; safe to call twice."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build may be told.
+
+    Attributes:
+        compute_capabilities: GPUs to build for, as in `8.6`; empty means the GPU that is here.
+        workspace_mib: limit of the builder's scratch memory, in MiB; None leaves it to the builder.
+        timing_cache: file that keeps measured tactics between builds.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    workspace_mib: int | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        backend_version: version of the library that built it.
+        device: where the plan runs: `machine`, and `compute_capabilities` for a GPU.
+        runs_here: whether this machine can run it: if so the gate runs next, if not nothing is known of its verdicts.
+    """
+
+    backend_version: str
+    device: dict[str, Any]
+    runs_here: bool
+
+
+class Backend(Protocol):
+    """One way to compile and run a bundle's graph."""
+
+    name: str
+
+    def unavailable(self) -> str | None:
+        """Why it cannot build here, in a few words; None if it can."""
+
+    def build(
+        self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
+    ) -> BuildResult:
+        """Compile an ONNX graph into the file `plan`.
+
+        Raises:
+            MissingExtraError: its library is not installed.
+            InputError: an option that it does not take.
+            ArtefactError: the graph or the device does not suit it.
+        """
+
+    def open(self, plan: Path, sidecar: Sidecar) -> Session:
+        """Load a plan whose hash was verified.
+
+        Raises:
+            ArtefactError: the plan is not for this machine.
+        """

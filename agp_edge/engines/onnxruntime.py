@@ -1,0 +1,139 @@
+"""ONNX Runtime on the CPU: the backend that runs everywhere.
+
+Its engine is the graph after ONNX Runtime's own, hardware-independent optimisation, saved as plain ONNX.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agp_edge.engines.base import Backend, BuildOptions, BuildResult, Inference, Session
+from agp_edge.engines.sidecar import Sidecar
+from agp_edge.errors import ArtefactError, InputError
+from agp_edge.extras import import_extra
+from agp_edge.frame import FrameSpec, Precision
+from agp_edge.progress import Progress, silent
+
+OUTPUTS = ["score", "anomaly_map"]
+
+
+def _import() -> Any:
+    return import_extra("onnxruntime", "onnxruntime", "running ONNX graphs")
+
+
+def _options(threads: int | None = None) -> Any:
+    ort = _import()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    # A stream waits for frames most of the time: threads that spin meanwhile only take the decoder's core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class OnnxRuntimeSession(Session):
+    """A graph in ONNX Runtime on the CPU.
+
+    Args:
+        model: an ONNX file, already verified.
+        frame: the frame it takes.
+        precision: what its graph is, for reports.
+        threads: threads inside an operator; all of this process's cores by default.
+
+    Raises:
+        ArtefactError: ONNX Runtime does not load it, or its inputs and outputs are not ours.
+    """
+
+    def __init__(
+        self, model: Path, frame: FrameSpec, precision: Precision = "fp32", threads: int | None = None
+    ) -> None:
+        ort = _import()
+        self.frame = frame
+        self.precision = precision
+        try:
+            self._session = ort.InferenceSession(
+                str(model), _options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own errors share no public base class.
+            raise ArtefactError(
+                f"ONNX Runtime {ort.__version__} does not load {model}: {str(error).splitlines()[0]}",
+                "build the engine again on this machine: agp-edge build-engine BUNDLE",
+            ) from error
+        inputs = self._session.get_inputs()
+        outputs = {output.name for output in self._session.get_outputs()}
+        expected = [frame.batch, *frame.shape]
+        if (
+            len(inputs) != 1
+            or inputs[0].type != "tensor(uint8)"
+            or inputs[0].shape != expected
+            or not set(OUTPUTS) <= outputs
+        ):
+            raise ArtefactError(
+                f"{model} is no graph of ours: it takes {[(i.name, i.type, i.shape) for i in inputs]} and gives {sorted(outputs)}",
+                f"expected uint8 {expected} in, score and anomaly_map out: export the run again",
+            )
+        self._input = inputs[0].name
+
+    def _infer(self, frames: NDArray[np.uint8]) -> Inference:
+        score, anomaly_map = self._session.run(OUTPUTS, {self._input: frames})
+        return Inference(score, anomaly_map)
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self._session = None
+
+
+class _OnnxRuntime:
+    name = "onnxruntime"
+
+    def unavailable(self) -> str | None:
+        try:
+            _import()
+        except InputError as error:
+            return error.what
+        return None
+
+    def build(
+        self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
+    ) -> BuildResult:
+        ort = _import()
+        if options.compute_capabilities:
+            raise InputError(
+                "ONNX Runtime builds for this CPU: it takes no --compute-capability",
+                "leave it out, or take --backend tensorrt-rtx",
+            )
+        session_options = _options()
+        # Not "all": that level lays the graph out for this very CPU, and the file would fail on another.
+        session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        session_options.optimized_model_filepath = str(plan)
+        try:
+            ort.InferenceSession(str(model), session_options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ArtefactError(
+                f"ONNX Runtime {ort.__version__} does not take {model}: {str(error).splitlines()[0]}",
+                "export the run again with this version of agp-edge",
+            ) from error
+        progress(1, 1)
+        return BuildResult(
+            ort.__version__, {"machine": platform.machine(), "provider": "CPUExecutionProvider"}, True
+        )
+
+    def open(self, plan: Path, sidecar: Sidecar) -> Session:
+        machine = sidecar.device.get("machine")
+        if machine != platform.machine():
+            raise ArtefactError(
+                f"engine {plan} was built for {machine}, this machine is {platform.machine()}",
+                "build it here: agp-edge build-engine BUNDLE",
+            )
+        return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision)
+
+
+def get_backend(name: str) -> Backend:
+    """The backend `onnxruntime`."""
+    return _OnnxRuntime()

@@ -1,0 +1,126 @@
+"""The sidecar beside an engine: hashes, versions, the machine it was built for, what was measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from agp_edge.bundle import Manifest
+from agp_edge.errors import ArtefactError, InputError
+from agp_edge.files import read_json, sha256_file
+from agp_edge.frame import PRECISIONS, FrameSpec, Precision
+
+FORMAT = "agp-edge-engine"
+VERSION = 1
+SUFFIX = ".engine"
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What `….engine.json` says.
+
+    Attributes:
+        name: the bundle's name.
+        precision, backend, backend_version: what it was built with.
+        frame: the frame it takes.
+        plan_sha256: hash of the plan beside it.
+        bundle_sha256: hash of the manifest it was built from.
+        device: where it runs: `machine`, and `compute_capabilities` for a GPU.
+        build_seconds: wall time of the build.
+        normal_scores: scores of the bundle's threshold frames, measured with this engine on this machine;
+            empty where it could not be run, and then it gives no verdicts.
+        gate: the gate's report against the FP32 reference, or None where it could not be run.
+        accepted: the reason given to `--accept` when the gate did not pass.
+    """
+
+    name: str
+    precision: Precision
+    backend: str
+    backend_version: str
+    frame: FrameSpec
+    plan_sha256: str
+    bundle_sha256: str
+    device: dict[str, Any]
+    build_seconds: float
+    normal_scores: list[float]
+    gate: dict[str, Any] | None
+    accepted: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that is written."""
+        return {"format": FORMAT, "version": VERSION, **vars(self), "frame": self.frame.to_dict()}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], where: str) -> Sidecar:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ArtefactError: another format or version, or a field that is missing, unknown or of another type.
+        """
+        rebuild = "build it again: agp-edge build-engine BUNDLE"
+        if value.get("format") != FORMAT or value.get("version") != VERSION:
+            raise ArtefactError(f"{where} is no sidecar of version {VERSION}", rebuild)
+        kinds: dict[str, tuple[type, ...]] = {
+            "name": (str,), "precision": (str,), "backend": (str,), "backend_version": (str,), "frame": (dict,),
+            "plan_sha256": (str,), "bundle_sha256": (str,), "device": (dict,), "build_seconds": (int, float),
+            "normal_scores": (list,), "gate": (dict, type(None)), "accepted": (str, type(None)),
+        }  # fmt: skip
+        fields = {k: v for k, v in value.items() if k not in ("format", "version")}
+        wrong = [k for k in kinds if k not in fields or not isinstance(fields[k], kinds[k])]
+        wrong += sorted(set(fields) - set(kinds))
+        if wrong:
+            raise ArtefactError(
+                f"{where}: fields missing, unknown or of a wrong type: {', '.join(wrong)}", rebuild
+            )
+        if fields["precision"] not in PRECISIONS:
+            raise ArtefactError(f"{where}: there is no precision {fields['precision']!r}", rebuild)
+        if not all(isinstance(s, (int, float)) for s in fields["normal_scores"]):
+            raise ArtefactError(f"{where}: a normal score is no number", rebuild)
+        return cls(**{**fields, "frame": FrameSpec.from_dict(fields["frame"])})
+
+
+def sidecar_path(engine: Path) -> Path:
+    """Where an engine's sidecar lies."""
+    return engine.with_name(engine.name + ".json")
+
+
+def engine_name(manifest: Manifest, precision: Precision, backend: str) -> str:
+    """`NAME.<precision>.<backend>.engine`."""
+    return f"{manifest.name}.{precision}.{backend}{SUFFIX}"
+
+
+def is_engine(path: Path) -> bool:
+    """Whether a path looks like an engine."""
+    return path.name.endswith(SUFFIX) and not path.is_dir()
+
+
+def read_sidecar(engine: Path) -> Sidecar:
+    """Read an engine's sidecar and hold the plan against it.
+
+    Raises:
+        InputError: there is no such engine.
+        ArtefactError: no sidecar, one that cannot be read, or a plan that is not the one it names.
+    """
+    if not engine.is_file():
+        raise InputError(f"there is no engine at {engine}", "build one: agp-edge build-engine BUNDLE")
+    path = sidecar_path(engine)
+    sidecar = Sidecar.from_dict(read_json(path, f"sidecar of engine {engine}"), str(path))
+    if sha256_file(engine) != sidecar.plan_sha256:
+        raise ArtefactError(
+            f"engine {engine} was changed: its hash is not its sidecar's",
+            "build it again: agp-edge build-engine BUNDLE",
+        )
+    return sidecar
+
+
+def cast_precision(text: str) -> Precision:
+    """A precision by name.
+
+    Raises:
+        InputError: there is no such precision.
+    """
+    if text not in PRECISIONS:
+        raise InputError(f"there is no precision {text!r}", f"take one of: {', '.join(PRECISIONS)}")
+    return cast(Precision, text)

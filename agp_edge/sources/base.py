@@ -1,0 +1,69 @@
+"""What a frame is, and what everything that gives frames has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Clock = Literal["sensor", "arrival"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    Attributes:
+        pixels: [H, W, C] uint8, C-contiguous; BGR for C = 3, mono for C = 1.
+        number: sequence number at the source, from 0; frames that the source lost leave a gap.
+        captured_ns: monotonic clock (`time.monotonic_ns`) at capture.
+        wall_s: seconds since the epoch at capture.
+        clock: `sensor` where the camera stamps its frames, else `arrival`.
+        source: the source's name, without any password.
+    """
+
+    pixels: NDArray[np.uint8]
+    number: int
+    captured_ns: int
+    wall_s: float
+    clock: Clock
+    source: str
+
+
+class Source(Protocol):
+    """Something that gives frames one after another.
+
+    Attributes:
+        name: for logs and verdicts; a password in the URI is replaced.
+        live: frames come whether they are read or not, so the newest wins; else nothing is dropped.
+    """
+
+    name: str
+    live: bool
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            InputError: there is no such source.
+            SourceLostError: it is there and gives nothing.
+        """
+
+    def read(self) -> Frame | None:
+        """The next frame, or None at the end of a file or list.
+
+        Raises:
+            SourceLostError: a live source ended, or a file broke off.
+        """
+
+    def close(self) -> None:
+        """Let go; safe to call twice."""
+
+    def __enter__(self) -> Source: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

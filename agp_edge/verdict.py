@@ -1,0 +1,207 @@
+"""From a score to OK or NG: split-conformal thresholds, p-values, and the regions of a map.
+
+Source of the threshold: split conformal prediction (Vovk, Gammerman, Shafer, 2005; Lei et al., 2018).
+For n scores of good frames that the network never saw, and a false-reject rate a, the threshold is the
+ceil((n+1)(1-a))-th smallest. Over draws of those frames a good frame is rejected with probability at most
+a, whatever the distribution, while good frames stay exchangeable. What one set of n promises follows
+Beta(k, n + 1 - k), with k the rank taken.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from agp_edge.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+VerdictName = Literal["OK", "NG"]
+
+DEFAULT_FALSE_REJECT_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold and what it promises.
+
+    Attributes:
+        value: the score above which a frame is NG.
+        false_reject_rate: the marginal promise a.
+        bound_95: with 95 % confidence this one set of scores promises a true false-reject rate below this.
+        n: how many scores of good frames it was taken from.
+        chosen_by_n: the default rate could not be promised by n scores, so 1/(n+1) was taken.
+    """
+
+    value: float
+    false_reject_rate: float
+    bound_95: float
+    n: int
+    chosen_by_n: bool = False
+
+    def describe(self) -> str:
+        """One line for a person."""
+        why = f", the least that {self.n} frames can promise" if self.chosen_by_n else ""
+        return (
+            f"{self.value:.6g} from n = {self.n} good frames: rejects at most {self.false_reject_rate:.2%} of good "
+            f"frames on average{why}; 95 % bound for this set {self.bound_95:.2%}"
+        )
+
+
+def beta_quantile(p: float, a: int, b: int) -> float:
+    """The p-quantile of Beta(a, b) for whole a, b >= 1, by bisection on the binomial tail.
+
+    P(Beta(a, b) <= x) = P(Binomial(a + b - 1, x) >= a): no special function is needed.
+    """
+    if not (0 < p < 1 and a >= 1 and b >= 1):
+        raise ValueError(f"beta_quantile needs 0 < p < 1 and a, b >= 1, got p={p}, a={a}, b={b}")
+    n = a + b - 1
+    log_choose = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(n + 1)]
+
+    def tail(x: float) -> float:
+        log_x, log_rest = math.log(x), math.log1p(-x)
+        # Sum the shorter side: fewer terms, and no loss of digits near 1.
+        if a > n // 2:
+            return math.fsum(
+                math.exp(log_choose[i] + i * log_x + (n - i) * log_rest) for i in range(a, n + 1)
+            )
+        return 1 - math.fsum(math.exp(log_choose[i] + i * log_x + (n - i) * log_rest) for i in range(a))
+
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if tail(middle) < p:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def upper_bound_95(events: int, n: int) -> float:
+    """One-sided 95 % Clopper-Pearson upper bound of a rate, after `events` in `n` trials."""
+    if n <= 0 or events >= n:
+        return 1.0
+    return beta_quantile(0.95, events + 1, n - events)
+
+
+def choose_threshold(normal_scores: Sequence[float], false_reject_rate: float | None = None) -> Threshold:
+    """The split-conformal threshold for a false-reject rate.
+
+    Args:
+        normal_scores: scores of held-out good frames, in any order.
+        false_reject_rate: a in (0, 1); without it 1 %, or 1/(n+1) where n < 99.
+
+    Raises:
+        InputError: no scores, a rate outside (0, 1), or one that n scores cannot promise.
+    """
+    ordered = sorted(float(s) for s in normal_scores)
+    n = len(ordered)
+    if n == 0:
+        raise InputError(
+            "there are no scores of good frames to take a threshold from",
+            "run: agp-edge calibrate BUNDLE DATA",
+        )
+    chosen_by_n = False
+    if false_reject_rate is None:
+        rate = DEFAULT_FALSE_REJECT_RATE
+        if n < 99:
+            rate, chosen_by_n = 1 / (n + 1), True
+    else:
+        rate = false_reject_rate
+        if not 0 < rate < 1:
+            raise InputError(
+                f"a false-reject rate of {rate:g} is no rate", "give one between 0 and 1, as in 0.01"
+            )
+    # The tiny term keeps (n+1)(1-a), exact on paper, from being rounded up to the next rank.
+    k = math.ceil((n + 1) * (1 - rate) - 1e-9)
+    if k > n:
+        needed = math.ceil(1 / rate - 1 - 1e-9)
+        raise InputError(
+            f"{n} good frames cannot promise a false-reject rate of {rate:.3%}",
+            f"calibrate with at least {needed} held-out good frames, or ask for {1 / (n + 1):.3%} or more",
+        )
+    k = max(k, 1)
+    return Threshold(ordered[k - 1], rate, beta_quantile(0.95, n + 1 - k, k), n, chosen_by_n)
+
+
+class Judge:
+    """Turns scores into verdicts against one set of normal scores.
+
+    Args:
+        normal_scores: scores of held-out good frames.
+        false_reject_rate: as `choose_threshold`.
+        threshold: a threshold set by hand, which then replaces the conformal one (p-values stay).
+    """
+
+    def __init__(
+        self,
+        normal_scores: Sequence[float],
+        false_reject_rate: float | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> None:
+        self._ordered = sorted(float(s) for s in normal_scores)
+        self.conformal = choose_threshold(self._ordered, false_reject_rate)
+        self.threshold = self.conformal.value if threshold is None else float(threshold)
+
+    def p_value(self, score: float) -> float:
+        """(1 + #{s_i >= score}) / (n + 1)."""
+        n = len(self._ordered)
+        return (1 + n - bisect.bisect_left(self._ordered, score)) / (n + 1)
+
+    def verdict(self, score: float) -> VerdictName:
+        """NG above the threshold; a score that is no number is never OK."""
+        return "OK" if score <= self.threshold else "NG"
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected part of a map above the threshold: a box in frame pixels, and its highest value."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    peak: float
+
+    def as_list(self) -> list[float]:
+        """[x, y, w, h, peak], as the verdict's JSON line has it."""
+        return [self.x, self.y, self.width, self.height, round(self.peak, 6)]
+
+
+def find_regions(
+    anomaly_map: NDArray[np.float32], threshold: float, frame_size_wh: tuple[int, int]
+) -> list[Region]:
+    """8-connected regions of an anomaly map above a threshold, strongest first.
+
+    Args:
+        anomaly_map: [h, w] float32; its resolution may differ from the frame's.
+        threshold: the score's threshold; the score is the map's maximum, so an NG frame has a region.
+        frame_size_wh: (width, height) of the frame, in whose pixels the boxes are given.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+    """
+    import numpy as np
+
+    from agp_edge.extras import import_cv2
+
+    cv2 = import_cv2("finding regions")
+    above = anomaly_map > threshold
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
+    scale_x = frame_size_wh[0] / anomaly_map.shape[1]
+    scale_y = frame_size_wh[1] / anomaly_map.shape[0]
+    regions = []
+    for label in range(1, count):
+        x, y, width, height, _area = (int(v) for v in stats[label])
+        inside = labels[y : y + height, x : x + width] == label
+        peak = float(anomaly_map[y : y + height, x : x + width][inside].max())
+        left, top = math.floor(x * scale_x), math.floor(y * scale_y)
+        right, bottom = math.ceil((x + width) * scale_x), math.ceil((y + height) * scale_y)
+        regions.append(Region(left, top, right - left, bottom - top, peak))
+    return sorted(regions, key=lambda region: -region.peak)
