@@ -78,7 +78,7 @@ class Manifest:
     producer: dict[str, str]
     trained: list[str]
     held_out: list[str]
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
     splits: dict[str, list[str]] = field(default_factory=dict)
     frames: list[BundleFrame] = field(default_factory=list)
     artefacts: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -12,7 +12,8 @@ class Progress(Protocol):
     `note` is a few words that may change, such as a loss.
     """
 
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Tell how far it is."""
 
 
 def silent(done: int, total: int, note: str = "") -> None:

@@ -133,9 +133,16 @@ class Judge:
     """Turns scores into verdicts against one set of normal scores.
 
     Args:
-        normal_scores: scores of held-out good frames.
+        normal_scores: scores of held-out good frames; may be empty where a threshold is set by hand.
         false_reject_rate: as `choose_threshold`.
         threshold: a threshold set by hand, which then replaces the conformal one (p-values stay).
+
+    Attributes:
+        threshold: the score above which a frame is NG.
+        conformal: what the normal scores promise; None where there are none.
+
+    Raises:
+        InputError: as `choose_threshold`.
     """
 
     def __init__(
@@ -146,11 +153,15 @@ class Judge:
         threshold: float | None = None,
     ) -> None:
         self._ordered = sorted(float(s) for s in normal_scores)
-        self.conformal = choose_threshold(self._ordered, false_reject_rate)
-        self.threshold = self.conformal.value if threshold is None else float(threshold)
+        self.conformal: Threshold | None = None
+        if self._ordered or threshold is None:
+            self.conformal = choose_threshold(self._ordered, false_reject_rate)
+            self.threshold = self.conformal.value
+        if threshold is not None:
+            self.threshold = float(threshold)
 
     def p_value(self, score: float) -> float:
-        """(1 + #{s_i >= score}) / (n + 1)."""
+        """(1 + #{s_i >= score}) / (n + 1); without normal scores 1, which is no evidence of anything."""
         n = len(self._ordered)
         return (1 + n - bisect.bisect_left(self._ordered, score)) / (n + 1)
 

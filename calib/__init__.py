@@ -1,1 +1,1 @@
-
+"""Calibration: the four splits, INT8 scales, and the normal scores that thresholds come from."""

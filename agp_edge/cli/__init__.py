@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agp_edge.cli import data, device, engine, network, run
+from agp_edge.cli import data, device, engine, measure, network, run
 from agp_edge.cli.console import run_command
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "demo": ("Start here", network.demo),
     "doctor": ("Start here", device.doctor),
-    "capture": ("From good parts to a model (host)", data.capture),
+    "capture": ("From good parts to a model (host)", run.capture),
     "train": ("From good parts to a model (host)", network.train),
     "evaluate": ("From good parts to a model (host)", data.evaluate),
     "export": ("From good parts to a model (host)", network.export),
@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "build-engine": ("On the device", engine.build_engine),
     "stream": ("On the device", run.stream),
     "predict": ("On the device", run.predict),
-    "benchmark": ("On the device", run.benchmark),
+    "benchmark": ("On the device", measure.benchmark),
     "inspect": ("Trust", data.inspect),
     "verify": ("Trust", engine.verify),
     "compare": ("Trust", engine.compare),
@@ -55,7 +55,9 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """Trained AGPNet anomaly models on the device: from a folder of good parts to OK or NG on a live camera."""
 

@@ -70,6 +70,14 @@ class Session(ABC):
             np.concatenate([p.score for p in parts]), np.concatenate([p.anomaly_map for p in parts])
         )
 
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """What a time of this session includes, for result files; a fact that a backend does not tell is absent.
+
+        `library` (with its version), `device`, `threads`, and whether there are `transfers`, `cuda_graphs`, `spin_wait`.
+        """
+        return {}
+
     @abstractmethod
     def _infer(self, frames: NDArray[np.uint8]) -> Inference:
         """Score exactly `frame.batch` contiguous frames."""
@@ -92,7 +100,8 @@ class BuildOptions:
     """What a build may be told.
 
     Attributes:
-        compute_capabilities: GPUs to build for, as in `8.6`; empty means the GPU that is here.
+        compute_capabilities: GPUs to build for, as in `8.6`; empty means the GPU that is here, or without one
+            whatever an ahead-of-time builder offers.
         workspace_mib: limit of the builder's scratch memory, in MiB; None leaves it to the builder.
         timing_cache: file that keeps measured tactics between builds.
     """

@@ -84,6 +84,18 @@ class OnnxRuntimeSession(Session):
         score, anomaly_map = self._session.run(OUTPUTS, {self._input: frames})
         return Inference(score, anomaly_map)
 
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """See `Session.runtime`: frames stay in the memory that they were given in."""
+        return {
+            "library": f"onnxruntime {_import().__version__}",
+            "device": "cpu",
+            "threads": self._session.get_session_options().intra_op_num_threads,
+            "transfers": False,
+            "cuda_graphs": False,
+            "spin_wait": False,
+        }
+
     def close(self) -> None:
         """Let go of the session."""
         self._session = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from agp_edge.bundle import Manifest
 from agp_edge.errors import ArtefactError, InputError
@@ -76,7 +77,7 @@ class Sidecar:
             )
         if fields["precision"] not in PRECISIONS:
             raise ArtefactError(f"{where}: there is no precision {fields['precision']!r}", rebuild)
-        if not all(isinstance(s, (int, float)) for s in fields["normal_scores"]):
+        if not all(type(s) in (int, float) and math.isfinite(s) for s in fields["normal_scores"]):
             raise ArtefactError(f"{where}: a normal score is no number", rebuild)
         return cls(**{**fields, "frame": FrameSpec.from_dict(fields["frame"])})
 
@@ -121,6 +122,7 @@ def cast_precision(text: str) -> Precision:
     Raises:
         InputError: there is no such precision.
     """
-    if text not in PRECISIONS:
-        raise InputError(f"there is no precision {text!r}", f"take one of: {', '.join(PRECISIONS)}")
-    return cast(Precision, text)
+    for precision in PRECISIONS:
+        if precision == text:
+            return precision
+    raise InputError(f"there is no precision {text!r}", f"take one of: {', '.join(PRECISIONS)}")

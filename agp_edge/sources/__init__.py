@@ -1,0 +1,69 @@
+"""Sources: one file a kind of camera or file, found by the scheme of its URI in one table."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+from agp_edge.errors import InputError
+from agp_edge.sources.base import Frame, Source
+from agp_edge.sources.uri import redact, scheme_of
+
+__all__ = ["SOURCES", "Frame", "Source", "kind_of", "open_source", "redact"]
+
+SOURCES = {
+    "v4l2": ("agp_edge.sources.v4l2", "V4l2Source"),
+    "csi": ("agp_edge.sources.csi", "CsiSource"),
+    "rtsp": ("agp_edge.sources.network", "NetworkSource"),
+    "rtsps": ("agp_edge.sources.network", "NetworkSource"),
+    "http": ("agp_edge.sources.network", "NetworkSource"),
+    "https": ("agp_edge.sources.network", "NetworkSource"),
+    "images": ("agp_edge.sources.images", "ImagesSource"),
+    "video": ("agp_edge.sources.video", "VideoFileSource"),
+}
+"""Kind -> module and class; the kind of a URI is its scheme, of a path what `kind_of` says."""
+
+_LOCAL_KINDS = ("images", "video")
+
+
+def kind_of(uri: str) -> str:
+    """The kind of a source, by scheme, else by what the path is: a camera, images, or a video file.
+
+    Raises:
+        InputError: there is no such scheme.
+    """
+    scheme = scheme_of(uri)
+    if scheme is not None:
+        if scheme not in SOURCES or scheme in _LOCAL_KINDS:
+            schemes = ", ".join(f"{name}://" for name in SOURCES if name not in _LOCAL_KINDS)
+            raise InputError(f"there is no source {redact(uri)!r}", f"take a path, or one of: {schemes}")
+        return scheme
+    if re.fullmatch(r"\d+|/dev/.+", uri):
+        return "v4l2"
+    from agp_edge.datasets.images import IMAGE_SUFFIXES
+    from agp_edge.sources.images import GLOB_CHARACTERS
+
+    path = Path(uri)
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return "images"
+    if not path.exists() and GLOB_CHARACTERS & set(uri):
+        return "images"
+    return "video"
+
+
+def open_source(uri: str) -> Source:
+    """Make the source of a URI; nothing is opened yet.
+
+    Args:
+        uri: `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `rtsp://…`, `http://…` (MJPEG), a video file,
+            an image, a folder, a glob.
+
+    Raises:
+        InputError: there is no such scheme, or the URI says too little.
+    """
+    if not uri:
+        raise InputError("the source is empty", "give a camera's number, a path or a URI")
+    module, name = SOURCES[kind_of(uri)]
+    source: Source = getattr(importlib.import_module(module), name)(uri)
+    return source

@@ -39,10 +39,12 @@ class Source(Protocol):
     Attributes:
         name: for logs and verdicts; a password in the URI is replaced.
         live: frames come whether they are read or not, so the newest wins; else nothing is dropped.
+        fps: nominal frames a second; None where unknown, or before `open`.
     """
 
     name: str
     live: bool
+    fps: float | None
 
     def open(self) -> None:
         """Connect.
@@ -56,14 +58,18 @@ class Source(Protocol):
         """The next frame, or None at the end of a file or list.
 
         Raises:
-            SourceLostError: a live source ended, or a file broke off.
+            InputError: this one frame cannot be read; the next call goes on behind it.
+            SourceLostError: a live source ended; `close` and `open` may bring it back.
         """
 
     def close(self) -> None:
         """Let go; safe to call twice."""
 
-    def __enter__(self) -> Source: ...
+    def __enter__(self) -> Source:
+        self.open()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()

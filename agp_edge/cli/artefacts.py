@@ -1,0 +1,112 @@
+"""Open whatever a user names: a run on a host, a bundle, or an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agp_edge.cli.console import require_host
+from agp_edge.errors import ArtefactError, InputError
+
+if TYPE_CHECKING:
+    from agp_edge.bundle import Bundle
+    from agp_edge.engines.base import Session
+
+KINDS = "a run, a bundle or an engine"
+
+
+def kind_of(path: Path) -> str:
+    """`run`, `bundle` or `engine`.
+
+    Raises:
+        InputError: nothing of the kind is there.
+    """
+    from agp_edge.bundle import is_bundle
+    from agp_edge.engines.sidecar import is_engine
+
+    if not path.exists():
+        raise InputError(f"{path} does not exist", f"give {KINDS}")
+    if is_engine(path):
+        return "engine"
+    if is_bundle(path):
+        return "bundle"
+    if (path / "run.json").is_file():
+        return "run"
+    if path.is_dir() and any(path.glob("model.*.onnx")):
+        raise ArtefactError(
+            f"{path} has no manifest.json: it is no whole bundle", "fetch it again, or export it again"
+        )
+    raise InputError(f"{path} is neither {KINDS}", "see what it is: agp-edge inspect PATH")
+
+
+def open_artefact(path: Path) -> tuple[Session, list[float], str]:
+    """A session over a run, a bundle's FP32 graph, or an engine.
+
+    Returns:
+        The session, its normal scores (none for a run, or an uncalibrated bundle), and what it is, in words.
+
+    Raises:
+        InputError, ArtefactError: it cannot be read.
+    """
+    kind = kind_of(path)
+    if kind == "engine":
+        from agp_edge.engines import open_engine
+
+        session, sidecar = open_engine(path)
+        return session, sidecar.normal_scores, f"engine {path.name}"
+    if kind == "bundle":
+        from agp_edge.bundle import Bundle
+        from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+
+        bundle = Bundle(path)
+        scores = bundle.manifest.artefacts.get("fp32", {}).get("normal_scores", [])
+        return (
+            OnnxRuntimeSession(bundle.model_path("fp32"), bundle.manifest.frame),
+            scores,
+            f"bundle {path.name} fp32",
+        )
+    session = require_host("agpnet.run", "with a run").open_run(path)
+    return session, [], f"run {path.name}"
+
+
+def find_bundle(paths: list[Path]) -> Bundle:
+    """The first calibrated bundle among some artefacts, or beside an engine among them that was built from it.
+
+    Raises:
+        InputError: there is none.
+    """
+    for path in paths:
+        for bundle in _bundles_of(path):
+            if bundle.manifest.frames:
+                return bundle
+    raise InputError(
+        "neither carries held-out frames to compare on", "give DATA with good images, or a calibrated bundle"
+    )
+
+
+def trained_hashes(paths: list[Path]) -> set[str]:
+    """Content hashes of the images that any of some artefacts was trained on, as far as they say."""
+    from agp_edge.files import read_json
+
+    known: set[str] = set()
+    for path in paths:
+        if kind_of(path) == "run":
+            known.update(read_json(path / "run.json", f"run {path}").get("trained", []))
+        for bundle in _bundles_of(path):
+            known.update(bundle.manifest.trained)
+    return known
+
+
+def _bundles_of(path: Path) -> list[Bundle]:
+    """A bundle itself, or those beside an engine that it was built from."""
+    from agp_edge.bundle import MANIFEST, Bundle, is_bundle
+    from agp_edge.engines.sidecar import is_engine, read_sidecar
+    from agp_edge.files import sha256_file
+
+    if is_bundle(path):
+        return [Bundle(path)]
+    if not is_engine(path):
+        return []
+    wanted = read_sidecar(path).bundle_sha256
+    beside = (folder for folder in sorted(path.parent.iterdir()) if folder.is_dir() and is_bundle(folder))
+    return [Bundle(folder) for folder in beside if sha256_file(folder / MANIFEST) == wanted]

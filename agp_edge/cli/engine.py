@@ -1,0 +1,190 @@
+"""build-engine, verify, compare: what is trusted, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
+from agp_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from agp_edge.engines.builder import Built
+
+JSON = typer.Option(None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout.")
+
+
+def build_engine(
+    bundle: Path = typer.Argument(..., metavar="BUNDLE", help="A calibrated bundle."),
+    precision: str = typer.Option("fp32", "--precision", help="fp32, fp16 or int8."),
+    all_precisions: bool = typer.Option(
+        False, "--all-precisions", help="Build each precision that the bundle has."
+    ),
+    backend: str = typer.Option("auto", "--backend", help="auto, onnxruntime, tensorrt or tensorrt-rtx."),
+    compute_capability: list[str] = typer.Option(
+        [],
+        "--compute-capability",
+        metavar="X.Y",
+        help="GPU to build for, without having it (TensorRT-RTX); repeatable.",
+    ),
+    workspace: int | None = typer.Option(
+        None, "--workspace", metavar="MiB", help="Limit of the builder's memory.", min=1
+    ),
+    timing_cache: Path | None = typer.Option(
+        None, "--timing-cache", metavar="FILE", help="Keep measured tactics between builds."
+    ),
+    save_engine: Path | None = typer.Option(
+        None, "--save-engine", metavar="FILE", help="Where to put the engine; beside the bundle by default."
+    ),
+    accept: str | None = typer.Option(
+        None,
+        "--accept",
+        metavar="REASON",
+        help="Keep an engine that its gate did not pass; the reason is written into it.",
+    ),
+    prove: str | None = typer.Option(
+        None,
+        "--prove",
+        metavar="RATE",
+        help="Demand that the 95 % bound of the flip rate is below this, as in 0.5%.",
+    ),
+    json: str | None = JSON,
+) -> None:
+    """Compile a bundle for a machine, and keep the engine only if no verdict changes.
+
+    \b
+    agp-edge build-engine brick.bundle --precision int8
+    agp-edge build-engine brick.bundle --backend tensorrt-rtx --compute-capability 8.6
+    """
+    from agp_edge.bundle import Bundle
+    from agp_edge.engines.base import BuildOptions
+    from agp_edge.engines.builder import build_engine as build
+    from agp_edge.engines.sidecar import cast_precision
+    from agp_edge.gate import parse_rate
+
+    if accept is not None and not accept.strip():
+        raise InputError("--accept was given no reason", "write why, as in --accept 'trial on line 3'")
+    if all_precisions and save_engine is not None:
+        raise InputError(
+            "--save-engine names one file, --all-precisions makes several", "leave one of them out"
+        )
+    read = Bundle(bundle)
+    chosen = read.manifest.precisions if all_precisions else [cast_precision(precision)]
+    options = BuildOptions(tuple(compute_capability), workspace, timing_cache)
+    rate = parse_rate(prove) if prove else None
+    results = []
+    for item in chosen:
+        with progress_bar(f"build {item}") as progress:
+            built = build(
+                read,
+                item,
+                backend,
+                options=options,
+                save_engine=save_engine,
+                accept=accept,
+                prove=rate,
+                progress=progress,
+            )
+        results.append(built)
+        say(describe_built(built), json)
+    values = [{"engine": str(b.path), "size_bytes": b.size_bytes, **b.sidecar.to_dict()} for b in results]
+    write_json_result(json, {"engines": values})
+
+
+def describe_built(built: Built) -> str:
+    """What was built, for whom, and what the gate said."""
+    sidecar = built.sidecar
+    device = ", ".join(f"{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in sidecar.device.items())
+    lines = [
+        f"{built.path}",
+        f"  {sidecar.precision}, {sidecar.backend} {sidecar.backend_version}, {built.size_bytes:,} bytes, "
+        f"built in {sidecar.build_seconds:.1f} s for {device}",
+    ]
+    if built.report is None:
+        lines.append(
+            "  gate: not run: this machine cannot run the plan. Built says nothing of speed or verdicts."
+        )
+    else:
+        lines.append(f"  gate: {built.report.describe()}")
+    if sidecar.accepted is not None:
+        lines.append(f"  accepted by hand: {sidecar.accepted}")
+    return "\n".join(lines)
+
+
+def verify(
+    path: Path = typer.Argument(..., metavar="X", help="A run, a bundle or an engine."),
+    json: str | None = JSON,
+) -> None:
+    """Say whether a run, bundle or engine is whole, and passes its self-test.
+
+    \b
+    agp-edge verify brick.bundle
+    """
+    from agp_edge.cli.artefacts import kind_of, open_artefact
+
+    kind = kind_of(path)
+    checks = ["every file is there and has its hash"]
+    session, normal, name = open_artefact(path)
+    with session:
+        checks.append("it loads, and takes the frames it says")
+        if kind == "bundle":
+            from agp_edge.bundle import Bundle
+            from agp_edge.engines.builder import check_self_test
+
+            bundle = Bundle(path)
+            check_self_test(bundle)
+            frames = sum(frame.self_test for frame in bundle.manifest.frames)
+            if frames:
+                checks.append(f"self-test: {frames} frames score as where it was made")
+            else:
+                note("no self-test: the bundle is not calibrated; run: agp-edge calibrate BUNDLE DATA")
+    say(f"{name}: good\n" + "\n".join(f"  {line}" for line in checks), json)
+    write_json_result(
+        json, {"path": str(path), "kind": kind, "good": True, "checks": checks, "normal_scores": len(normal)}
+    )
+
+
+def compare(
+    a: Path = typer.Argument(..., metavar="A", help="The reference: a run, bundle or engine."),
+    b: Path = typer.Argument(..., metavar="B", help="The candidate: a run, bundle or engine."),
+    data: Path | None = typer.Argument(
+        None, metavar="[DATA]", help="Good images neither was trained on; by default the bundle's own."
+    ),
+    prove: str | None = typer.Option(
+        None,
+        "--prove",
+        metavar="RATE",
+        help="Demand that the 95 % bound of the flip rate is below this, as in 0.5%.",
+    ),
+    json: str | None = JSON,
+) -> None:
+    """Hold two artefacts against each other: does any verdict change? Exit 3 if so.
+
+    \b
+    agp-edge compare brick.bundle brick.int8.onnxruntime.engine
+    """
+    from agp_edge.cli.artefacts import find_bundle, open_artefact, trained_hashes
+    from agp_edge.engines.measure import frames_of_bundle, frames_of_dataset, judge, measure
+    from agp_edge.gate import parse_rate
+
+    rate = parse_rate(prove) if prove else None
+    (session_a, _, name_a), (session_b, _, name_b) = open_artefact(a), open_artefact(b)
+    with session_a, session_b, progress_bar("compare") as progress:
+        if data is None:
+            frames = frames_of_bundle(find_bundle([a, b]))
+        else:
+            from agp_edge.datasets import load_dataset
+
+            frames = frames_of_dataset(load_dataset(data), session_a.frame, trained_hashes([a, b]))
+        report = judge(
+            measure(session_a, frames, progress), measure(session_b, frames, progress), frames, prove=rate
+        )
+    rows = [
+        ("threshold of A", f"{report.reference_threshold:.6g}", name_a),
+        ("threshold of B", f"{report.candidate_threshold:.6g}", name_b),
+    ]
+    say(f"{report.describe()}\n{table(rows)}", json)
+    write_json_result(json, {"a": str(a), "b": str(b), **report.to_dict()})
+    report.check(name_b)

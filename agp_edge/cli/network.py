@@ -1,0 +1,195 @@
+"""demo, train, export, calibrate: the host's commands, mounted by name so that a device lists them too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from agp_edge.cli.console import note, progress_bar, require_host, say, table, write_json_result
+from agp_edge.errors import InputError
+
+JSON = typer.Option(None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout.")
+
+
+def demo(
+    out: Path = typer.Option(Path("demo"), "--out", help="Folder to make; a demo that is there is replaced."),
+    steps: int | None = typer.Option(
+        None, "--steps", help="Training steps; fewer are faster and worse.", min=1
+    ),
+    json: str | None = JSON,
+) -> None:
+    """Run the whole chain on sample data, from good parts to verdicts on a video. (host)
+
+    \b
+    agp-edge demo
+    """
+    module = require_host("benchmarks.demo", "demo")
+    result = module.run_demo(out, steps=steps, note=note, progress_bar=progress_bar)
+    say(result.describe(), json)
+    write_json_result(json, result.to_dict())
+
+
+def train(
+    data: Path = typer.Argument(..., metavar="DATA", help="Data set, or a folder of good images."),
+    out: Path = typer.Option(..., "--out", metavar="RUN", help="Folder for the run."),
+    backbone: str | None = typer.Option(
+        None,
+        "--backbone",
+        metavar="ID|DIR|filterbank",
+        help="Pretrained vision transformer, or fixed filters. Default: facebook/dino-vits16.",
+    ),
+    setup: str | None = typer.Option(
+        None,
+        "--setup",
+        help="one-class or multi-class: one model for all classes. Default: by the number of classes.",
+    ),
+    config: Path | None = typer.Option(None, "--config", metavar="TOML", help="Hyper-parameters by name."),
+    set_: list[str] = typer.Option(
+        [], "--set", metavar="NAME=VALUE", help="One hyper-parameter by name, as in alpha_max=2; repeatable."
+    ),
+    steps: int | None = typer.Option(None, "--steps", help="Optimiser steps."),
+    seed: int | None = typer.Option(None, "--seed", help="Of everything random."),
+    noise: str | None = typer.Option(None, "--noise", help="guided, random or none."),
+    json: str | None = JSON,
+) -> None:
+    """Train AGPNet on good images only. (host)
+
+    \b
+    agp-edge train DATA --out RUN --backbone filterbank
+    agp-edge train DATA --out RUN --backbone ./dino-vits16 --set alpha_max=2
+    """
+    module = require_host("agpnet.training", "train")
+    make_config = require_host("agpnet.config", "train").make_config
+    from agp_edge.datasets import load_dataset
+
+    flags = {"backbone": backbone, "steps": steps, "seed": seed, "noise": noise}
+    settings = make_config(
+        config, **parse_settings(set_), **{k: v for k, v in flags.items() if v is not None}
+    )
+    dataset = load_dataset(data)
+    note(describe_setup([c.name for c in dataset.classes], setup, str(data)))
+    with progress_bar("train") as progress, progress_bar("read") as reading:
+        record = module.train(dataset, settings, out, progress=progress, reading=reading)
+    say(
+        f"{out}: {record.step} steps in {record.seconds:.0f} s on {len(record.trained)} good images, {len(record.held_out)} held out",
+        json,
+    )
+    write_json_result(
+        json,
+        {
+            "run": str(out),
+            "step": record.step,
+            "seconds": record.seconds,
+            "classes": record.classes,
+            "trained": len(record.trained),
+            "held_out": len(record.held_out),
+            "config": record.config.to_dict(),
+        },
+    )
+
+
+def describe_setup(classes: list[str], setup: str | None, data: str) -> str:
+    """Which setup the classes of a data set make, in words.
+
+    Raises:
+        InputError: an unknown setup, or one that the classes do not fit.
+    """
+    if setup not in (None, "one-class", "multi-class"):
+        raise InputError(f"there is no setup {setup!r}", "take one-class or multi-class")
+    if setup == "one-class" and len(classes) > 1:
+        raise InputError(
+            f"{data} has {len(classes)} classes: {', '.join(classes)}",
+            f"give one of them, as in {data}/{classes[0]}, or --setup multi-class",
+        )
+    if len(classes) > 1:
+        return f"multi-class: one model for {', '.join(classes)}"
+    return f"one-class: {classes[0]}"
+
+
+def parse_settings(texts: list[str]) -> dict[str, object]:
+    """`NAME=VALUE` pairs as plain values: numbers, true and false, lists of numbers, else text.
+
+    Raises:
+        InputError: no `=`.
+    """
+    import json
+
+    values: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"{text!r} is no NAME=VALUE", "write it as --set alpha_max=2")
+        try:
+            values[name.strip()] = json.loads(value)
+        except ValueError:
+            values[name.strip()] = value.strip()
+    return values
+
+
+def export(
+    run: Path = typer.Argument(..., metavar="RUN", help="A trained run."),
+    out: Path = typer.Option(..., "--out", metavar="BUNDLE", help="Folder for the bundle."),
+    frame_size: str | None = typer.Option(
+        None,
+        "--frame-size",
+        metavar="WxH",
+        help="The camera's frame; by default that of the training images.",
+    ),
+    batch: int = typer.Option(1, "--batch", metavar="N", help="Frames a call."),
+    mono: bool = typer.Option(False, "--mono", help="Frames have one channel."),
+    json: str | None = JSON,
+) -> None:
+    """Export a run to a bundle: ONNX graphs that take the camera's own frames. (host)
+
+    \b
+    agp-edge export RUN --out brick.bundle --frame-size 640x480
+    """
+    module = require_host("export.onnx_export", "export")
+    from agp_edge.frame import parse_frame_size
+
+    size = parse_frame_size(frame_size) if frame_size else None
+    with progress_bar("export") as progress:
+        bundle = module.export_run(run, out, frame_size=size, mono=mono, batch=batch, progress=progress)
+    manifest = bundle.manifest
+    rows = [(name, f"{entry['size_bytes']:,}") for name, entry in sorted(manifest.files.items())]
+    say(f"{out}: frames of {manifest.frame}\n{table(rows, ('graph', 'bytes'))}", json)
+    note(f"next: agp-edge calibrate {out} DATA")
+    write_json_result(json, {"bundle": str(out), "frame": manifest.frame.to_dict(), "files": manifest.files})
+
+
+def calibrate(
+    bundle: Path = typer.Argument(
+        ..., metavar="BUNDLE", help="An exported bundle; it is calibrated in place."
+    ),
+    data: Path = typer.Argument(..., metavar="DATA", help="The data it was trained on, or new good images."),
+    frames: int = typer.Option(
+        128, "--frames", metavar="N", help="At most so many frames for the INT8 ranges."
+    ),
+    method: str = typer.Option("max", "--method", help="max, entropy or percentile."),
+    accept: str | None = typer.Option(
+        None,
+        "--accept",
+        metavar="REASON",
+        help="Keep a graph that its gate refused; the reason is written into the bundle.",
+    ),
+    json: str | None = JSON,
+) -> None:
+    """Make the INT8 graph and the thresholds out of held-out good images. (host)
+
+    \b
+    agp-edge calibrate brick.bundle DATA
+    """
+    module = require_host("calib.calibrate", "calibrate")
+    from agp_edge.datasets import load_dataset
+
+    with progress_bar("calibrate") as progress:
+        result = module.calibrate(
+            bundle, load_dataset(data), frames=frames, method=method, accept=accept, progress=progress
+        )
+    for warning in result.warnings:
+        note(f"warning: {warning}")
+    say(result.describe(), json)
+    note(f"next: agp-edge build-engine {bundle} --precision int8")
+    write_json_result(json, result.to_dict())
+    result.check()

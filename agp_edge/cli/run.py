@@ -1,0 +1,282 @@
+"""Commands that run an engine on frames: stream, predict; and capture, which collects them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
+from agp_edge.errors import AgpEdgeError, InputError
+
+if TYPE_CHECKING:
+    from agp_edge.sinks import Sink
+    from agp_edge.sources import Source
+    from agp_edge.verdict import Judge
+
+IMPATIENT_S = 1.0
+"""A second Ctrl-C within this time is the first one's echo: `timeout` and shells signal a process and its group."""
+
+LIVE_FPS, STILLS_FPS = 25.0, 2.0
+"""At which the video of a camera, or of images, plays: sources that have no rate of their own."""
+
+
+def stream(
+    camera: int | None = typer.Option(None, "--camera", help="A camera by number: 0 is /dev/video0."),
+    source: list[str] = typer.Option(
+        [], "--source", help="A camera, URL, video file, image, folder or glob; may be given several times."
+    ),
+    engine: Path = typer.Option(..., "--engine", help="The engine that judges."),
+    jsonl: str | None = typer.Option(
+        None, "--jsonl", help="Append a JSON line for every verdict; - is stdout."
+    ),
+    rejects: Path | None = typer.Option(
+        None, "--rejects", help="Folder for NG frames with heat map and verdict."
+    ),
+    video: Path | None = typer.Option(
+        None,
+        "--video",
+        help="Annotated video: .webm or .mp4; with several sources one file each, FILE-1, FILE-2 …",
+    ),
+    false_reject_rate: float | None = typer.Option(
+        None, "--false-reject-rate", help="Share of good frames that may be rejected; default 0.01."
+    ),
+    threshold: float | None = typer.Option(None, "--threshold", help="A threshold set by hand instead."),
+    every: int = typer.Option(1, "--every", help="Judge every N-th frame of a source."),
+    frames: int | None = typer.Option(None, "--frames", help="Stop after N verdicts."),
+    json_file: str | None = typer.Option(None, "--json", help="Write the summary as JSON; - is stdout."),
+) -> None:
+    """Judge the frames of cameras and files, live: the newest frame wins, and a lost camera is waited for.
+
+    Examples:
+
+    \b
+      agp-edge stream --camera 0 --engine E --jsonl verdicts.jsonl
+      agp-edge stream --source rtsp://10.0.0.5/live --engine E --rejects ng
+    """
+    from agp_edge.judging import open_judging_engine
+    from agp_edge.stream import Stream
+
+    if jsonl == "-" and json_file == "-":
+        raise InputError("--jsonl and --json both go to stdout", "give one of them a file")
+    to_stdout = "-" if "-" in (jsonl, json_file) else None
+    sources = _sources(camera, source)
+    for item in sources:
+        # A file that does not open is told before anything is written; and the video needs to know its rate.
+        if not item.live:
+            with item:
+                pass
+    with (
+        open_judging_engine(engine, false_reject_rate, threshold) as judging,
+        contextlib.ExitStack() as opened,
+    ):
+        spec = judging.session.frame
+        sinks = _sinks(opened, jsonl, rejects, video, sources, (spec.width, spec.height), every)
+        running = Stream(sources, judging, sinks, every=every, frames=frames, on_event=note)
+        note(f"threshold {_describe(judging.judge)}")
+        with (
+            _summary_at_end(running.summary, stream_report, json_file, to_stdout),
+            _stopping(running.stop),
+            progress_bar("stream") as progress,
+        ):
+            running.run(progress)
+
+
+def predict(
+    engine: Path = typer.Argument(..., help="The engine that judges."),
+    images: list[str] = typer.Argument(..., help="Image files, folders or globs."),
+    out: Path | None = typer.Option(
+        None, "--out", help="Folder for overlays (PNG) and raw maps (NPY, float32) of every image."
+    ),
+    false_reject_rate: float | None = typer.Option(
+        None, "--false-reject-rate", help="Share of good frames that may be rejected; default 0.01."
+    ),
+    threshold: float | None = typer.Option(None, "--threshold", help="A threshold set by hand instead."),
+    json_file: str | None = typer.Option(None, "--json", help="Write the verdicts as JSON; - is stdout."),
+) -> None:
+    """Judge images on disk: verdict, score and p-value of each, and heat maps with --out.
+
+    Examples:
+
+    \b
+      agp-edge predict part.fp32.onnxruntime.engine shots/ --out maps
+      agp-edge predict part.fp32.onnxruntime.engine 'test/*/0*.png' --json -
+    """
+    from agp_edge.judging import open_judging_engine
+    from agp_edge.predict import predict as predict_images
+
+    with open_judging_engine(engine, false_reject_rate, threshold) as judging:
+        note(f"threshold {_describe(judging.judge)}")
+        with progress_bar("predict") as progress:
+            found = predict_images(judging, images, out, progress)
+    say(table(found.rows(), ("file", "verdict", "score", "p-value")), json_file)
+    write_json_result(json_file, found.to_dict())
+    found.raise_failures()
+
+
+def capture(
+    out: Path = typer.Option(..., "--out", help="Data set to collect into: DATA/train/good."),
+    camera: int | None = typer.Option(None, "--camera", help="A camera by number: 0 is /dev/video0."),
+    source: str | None = typer.Option(
+        None, "--source", help="A camera, URL, video file, image, folder or glob."
+    ),
+    frames: int | None = typer.Option(None, "--frames", help="End after N frames were kept."),
+    every: int = typer.Option(1, "--every", help="Look at every N-th frame only."),
+    json_file: str | None = typer.Option(None, "--json", help="Write the counts as JSON; - is stdout."),
+) -> None:
+    """Collect frames of good parts, without near-duplicates and blur. Nothing is overwritten; Ctrl-C ends it.
+
+    Example:
+
+    \b
+      agp-edge capture --camera 0 --out data/bottle --frames 200 --every 10
+    """
+    from agp_edge import capture as capturing
+
+    sources = _sources(camera, [source] if source is not None else [])
+    if len(sources) > 1:
+        raise InputError("--camera and --source were both given", "capture takes one source")
+    report = capturing.CaptureReport(str(out))
+    stopped: list[bool] = []
+    with (
+        _summary_at_end(report.to_dict, lambda _: report.describe(), json_file, json_file),
+        _stopping(lambda: stopped.append(True)),
+        progress_bar("capture") as progress,
+    ):
+        capturing.capture(
+            sources[0],
+            out,
+            frames=frames,
+            every=every,
+            progress=progress,
+            stopping=lambda: bool(stopped),
+            report=report,
+        )
+
+
+def stream_report(summary: dict[str, Any]) -> str:
+    """What a stream prints at its end: the counts of every source, latencies, and where they add up."""
+    rows = []
+    for line in summary["sources"]:
+        total = line["latency_ms"]["total"]
+        times = [f"{total[p]:.2f}" if total[p] is not None else "-" for p in ("p50", "p99")]
+        counts = [str(line[k]) for k in ("captured", "judged", "dropped", "failed", "ng", "reconnects")]
+        rows.append((line["source"], *counts, *times))
+    header = ("source", "captured", "judged", "dropped", "failed", "NG", "reconnects", "p50 ms", "p99 ms")
+    seconds = summary["elapsed_ms"] / 1000
+    judged = sum(line["judged"] for line in summary["sources"])
+    return "\n".join(
+        [
+            table(rows, header),
+            "captured = judged + dropped + failed; latency from capture to verdict",
+            f"{judged} verdicts in {seconds:.1f} s, threshold {summary['threshold']:.6g}, engine {summary['engine']}",
+        ]
+    )
+
+
+def _sources(camera: int | None, uris: list[str]) -> list[Source]:
+    from agp_edge.sources import open_source
+
+    named = ([str(camera)] if camera is not None else []) + uris
+    if not named:
+        raise InputError("no camera and no source was given", "give --camera 0 or --source URI")
+    return [open_source(uri) for uri in named]
+
+
+def _sinks(
+    opened: contextlib.ExitStack,
+    jsonl: str | None,
+    rejects: Path | None,
+    video: Path | None,
+    sources: list[Source],
+    size_wh: tuple[int, int],
+    every: int,
+) -> list[Sink]:
+    """The sinks that were asked for; `opened` closes them if a later one cannot be made."""
+    sinks: list[Sink] = []
+
+    def add(sink: Sink) -> None:
+        opened.callback(sink.close)
+        sinks.append(sink)
+
+    if jsonl is not None:
+        from agp_edge.sinks.jsonl import JsonlSink
+
+        add(JsonlSink(jsonl))
+    if rejects is not None:
+        from agp_edge.sinks.rejects import RejectsSink
+
+        add(RejectsSink(rejects))
+    if video is not None:
+        from agp_edge.sinks.video import VideoSink
+
+        for i, source in enumerate(sources, start=1):
+            path = video if len(sources) == 1 else video.with_stem(f"{video.stem}-{i}")
+            fps = source.fps or (LIVE_FPS if source.live else STILLS_FPS)
+            add(VideoSink(path, size_wh, max(fps / max(every, 1), 0.1), source.name))
+    return sinks
+
+
+def _describe(judge: Judge) -> str:
+    if judge.conformal is None or judge.threshold != judge.conformal.value:
+        return f"{judge.threshold:.6g}, set by hand"
+    return judge.conformal.describe()
+
+
+@contextlib.contextmanager
+def _stopping(stop: Callable[[], Any]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM lets the frame at hand be finished, a later one does not wait; both end in 130."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+    first: float | None = None
+
+    def on_signal(number: int, frame: object) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if first is None:
+            first = now
+            stop()
+        elif now - first > IMPATIENT_S:
+            raise KeyboardInterrupt
+
+    for number in signals:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])
+    if first is not None:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _summary_at_end(
+    summary: Callable[[], dict[str, Any]],
+    describe: Callable[[dict[str, Any]], str],
+    json_file: str | None,
+    to_stdout: str | None,
+) -> Iterator[None]:
+    """Print the summary however the work ended; what ended it is what the command ends with."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(AgpEdgeError, OSError):
+            _report(summary(), describe, json_file, to_stdout)
+        raise
+    _report(summary(), describe, json_file, to_stdout)
+
+
+def _report(
+    summary: dict[str, Any],
+    describe: Callable[[dict[str, Any]], str],
+    json_file: str | None,
+    to_stdout: str | None,
+) -> None:
+    say(describe(summary), to_stdout)
+    write_json_result(json_file, summary)

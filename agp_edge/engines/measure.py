@@ -1,0 +1,112 @@
+"""Measure an artefact on held-out frames: its own normal scores, and what the gate compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agp_edge import gate
+from agp_edge.bundle import Bundle, split_held_out
+from agp_edge.datasets import content_hashes
+from agp_edge.datasets.base import Dataset
+from agp_edge.engines.base import Session
+from agp_edge.errors import ArtefactError, InputError
+from agp_edge.evaluation import read_frame
+from agp_edge.files import sha256_bytes
+from agp_edge.frame import FrameSpec
+from agp_edge.gate import GateReport, Scores
+from agp_edge.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Good frames that no network was trained on, in their two parts.
+
+    Attributes:
+        threshold, gate: [N, H, W, C] uint8.
+        names: of the gate frames.
+        splits: part -> hash of its frame hashes.
+    """
+
+    threshold: NDArray[np.uint8]
+    gate: NDArray[np.uint8]
+    names: list[str]
+    splits: dict[str, str]
+
+
+def frames_of_bundle(bundle: Bundle) -> HeldOut:
+    """The frames that a calibrated bundle carries.
+
+    Raises:
+        ArtefactError: it carries none.
+    """
+    _, threshold = bundle.load_frames("threshold")
+    entries, gate_frames = bundle.load_frames("gate")
+    if not len(threshold):
+        raise ArtefactError(
+            f"bundle {bundle.path} carries no frames to measure on", "run: agp-edge calibrate BUNDLE DATA"
+        )
+    hashes = bundle.manifest.split_hashes()
+    splits = {part: hashes[part] for part in ("gate", "threshold")}
+    return HeldOut(threshold, gate_frames, [entry.name for entry in entries], splits)
+
+
+def frames_of_dataset(dataset: Dataset, spec: FrameSpec, trained: set[str]) -> HeldOut:
+    """The good images of a data set that are not among `trained` (content hashes), divided by hash.
+
+    Raises:
+        InputError: there are none, or one has another size.
+    """
+    samples = [s for data in dataset.classes for s in (*data.train, *data.validation)]
+    by_hash = {h: s for h, s in zip(content_hashes(samples), samples, strict=True) if h not in trained}
+    if not by_hash:
+        raise InputError(
+            f"{dataset.root} has no good image that the network was not trained on",
+            "give good images that it never saw",
+        )
+    parts = split_held_out(by_hash)
+    frames = {
+        part: np.stack(
+            [read_frame(by_hash[h], spec) for h in parts[part]] or [np.zeros(spec.shape, np.uint8)]
+        )
+        for part in parts
+    }
+    gate_frames = frames["gate"][: len(parts["gate"])]
+    names = [by_hash[h].name for h in parts["gate"]]
+    splits = {part: sha256_bytes("\n".join(hashes).encode()) for part, hashes in parts.items()}
+    return HeldOut(frames["threshold"], gate_frames, names, splits)
+
+
+def measure(session: Session, frames: HeldOut, progress: Progress = silent) -> Scores:
+    """Score the threshold and gate frames with a session.
+
+    Raises:
+        ArtefactError: a score is no finite number.
+    """
+    total = len(frames.threshold) + len(frames.gate)
+    done = 0
+    size = session.frame.batch
+    parts = {}
+    for part, pixels in (("threshold", frames.threshold), ("gate", frames.gate)):
+        scores: list[float] = []
+        maps = []
+        for start in range(0, len(pixels), size):
+            result = session.infer(pixels[start : start + size])
+            scores += result.score.tolist()
+            maps.append(result.anomaly_map)
+            done += len(result.score)
+            progress(done, total, f"{session.precision} {part}")
+        if not np.isfinite(scores).all():
+            raise ArtefactError(
+                f"the {session.precision} graph gives scores that are no finite numbers",
+                "take a higher precision, or export the run again",
+            )
+        parts[part] = scores, np.concatenate(maps) if maps else np.zeros((0, 1, 1), np.float32)
+    return Scores(parts["threshold"][0], parts["gate"][0], parts["gate"][1])
+
+
+def judge(reference: Scores, candidate: Scores, frames: HeldOut, *, prove: float | None = None) -> GateReport:
+    """The gate between two artefacts that were measured on the same frames."""
+    return gate.compare(reference, candidate, frames.names, frames.splits, prove=prove)

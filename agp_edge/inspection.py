@@ -1,0 +1,214 @@
+"""What a path is: a data set, a run, a bundle or an engine, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agp_edge.bundle import Bundle, is_bundle, model_file
+from agp_edge.datasets import check_dataset, load_dataset
+from agp_edge.engines.sidecar import is_engine, read_sidecar, sidecar_path
+from agp_edge.errors import InputError
+from agp_edge.files import read_json, sha256_file
+from agp_edge.progress import Progress, silent
+from agp_edge.verdict import choose_threshold
+
+RUN_FILE = "run.json"
+
+Kind = Literal["data set", "run", "bundle", "engine"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found at a path.
+
+    Attributes:
+        kind: what it is.
+        facts: everything, as `--json` gives it.
+        text: the same for a person.
+    """
+
+    kind: Kind
+    facts: dict[str, Any]
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `agp-edge inspect`."""
+        return {"kind": self.kind, **self.facts}
+
+
+def inspect_path(path: Path, progress: Progress = silent) -> Inspection:
+    """Say what a path is. Of a data set every image is decoded, of an artefact every hash is checked.
+
+    Raises:
+        InputError: there is nothing, or nothing that is known.
+        ArtefactError: an artefact is corrupt.
+    """
+    if not path.exists():
+        raise InputError(f"there is nothing at {path}", "give a data set, a run, a bundle or an engine")
+    if is_engine(path):
+        return _engine(path)
+    if not path.is_dir():
+        raise InputError(
+            f"{path} is no engine", "give a data set, a run, a bundle or an engine (NAME.engine)"
+        )
+    if is_bundle(path):
+        return _bundle(path)
+    if (path / RUN_FILE).is_file():
+        return _run(path)
+    return _dataset(path, progress)
+
+
+def _dataset(path: Path, progress: Progress) -> Inspection:
+    dataset = load_dataset(path)
+    check = check_dataset(dataset, progress)
+    classes: dict[str, Any] = {}
+    lines = [f"data set {path}: layout {dataset.layout}, {_count(len(dataset.classes), 'class', 'classes')}"]
+    for data in dataset.classes:
+        labels: dict[str, int] = {}
+        for sample in data.test:
+            labels[sample.label] = labels.get(sample.label, 0) + 1
+        sizes = {f"{w}x{h}": n for (w, h), n in check.sizes[data.name].items()}
+        masks = sum(sample.mask is not None for sample in data.test)
+        classes[data.name] = {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": labels,
+            "masks": masks,
+            "sizes": sizes,
+        }
+        test = ", ".join(f"{n} {label}" for label, n in labels.items()) or "none"
+        lines += [
+            f"  {data.name}",
+            f"    to learn from  {_count(len(data.train), 'image')}, {len(data.validation)} for validation",
+            f"    to test on     {test}; {_count(masks, 'mask')}",
+            f"    sizes          {', '.join(f'{size} ({n})' for size, n in sizes.items()) or 'none'}",
+        ]
+    if check.findings:
+        lines.append(f"{_count(len(check.findings), 'finding')}:")
+        lines += [f"  {f.class_name}: {f.kind}: {f.message}" for f in check.findings]
+    else:
+        lines.append("no findings")
+    facts = {
+        "layout": dataset.layout,
+        "classes": classes,
+        "findings": [finding.to_dict() for finding in check.findings],
+    }
+    return Inspection("data set", facts, "\n".join(lines))
+
+
+def _bundle(path: Path) -> Inspection:
+    bundle = Bundle(path)
+    manifest = bundle.manifest
+    precisions: dict[str, Any] = {}
+    lines = [
+        f"bundle {manifest.name} ({bundle.sha256[:12]}): frames {manifest.frame}, batch {manifest.frame.batch}"
+    ]
+    for precision in manifest.precisions:
+        size = manifest.files[model_file(precision)]["size_bytes"]
+        scores = manifest.artefacts.get(precision, {}).get("normal_scores") or []
+        precisions[precision] = {"size_bytes": size, **_threshold(scores)}
+        lines.append(f"  {precision}  {_megabytes(size)}, {_describe_threshold(scores)}")
+    splits = {part: len(hashes) for part, hashes in manifest.splits.items()}
+    lines.append(
+        "  calibrated" if manifest.calibrated else "  not calibrated: agp-edge calibrate BUNDLE DATA"
+    )
+    if splits:
+        lines.append("  splits   " + ", ".join(f"{part} {n}" for part, n in splits.items()))
+    lines.append(f"  frames   {len(manifest.frames)} travel with it")
+    lines.append(f"  network  trained on {len(manifest.trained)}, held out {len(manifest.held_out)} images")
+    lines += _fields(manifest.network, "    ")
+    facts = {
+        "name": manifest.name,
+        "sha256": bundle.sha256,
+        "frame": manifest.frame.to_dict(),
+        "precisions": precisions,
+        "calibrated": manifest.calibrated,
+        "splits": splits,
+        "frames": len(manifest.frames),
+        "trained": len(manifest.trained),
+        "held_out": len(manifest.held_out),
+        "network": manifest.network,
+        "producer": manifest.producer,
+    }
+    return Inspection("bundle", facts, "\n".join(lines))
+
+
+def _engine(path: Path) -> Inspection:
+    sidecar = read_sidecar(path)
+    size = path.stat().st_size
+    device = ", ".join(f"{key} {value}" for key, value in sidecar.device.items())
+    lines = [
+        f"engine {sidecar.name} ({sidecar.plan_sha256[:12]}): {sidecar.precision} for {sidecar.backend} "
+        f"{sidecar.backend_version}, {_megabytes(size)}",
+        f"  frames     {sidecar.frame}, batch {sidecar.frame.batch}",
+        f"  device     {device}",
+        f"  bundle     {sidecar.bundle_sha256[:12]}",
+        f"  threshold  {_describe_threshold(sidecar.normal_scores)}",
+        f"  gate       {_describe_gate(sidecar.gate)}",
+    ]
+    if sidecar.accepted is not None:
+        lines.append(f"  accepted   {sidecar.accepted}")
+    facts = {
+        **{k: v for k, v in sidecar.to_dict().items() if k not in ("format", "version", "normal_scores")},
+        "sidecar_sha256": sha256_file(sidecar_path(path)),
+        "size_bytes": size,
+        **_threshold(sidecar.normal_scores),
+    }
+    return Inspection("engine", facts, "\n".join(lines))
+
+
+def _run(path: Path) -> Inspection:
+    facts = read_json(path / RUN_FILE, f"record of run {path}")
+    return Inspection("run", {"run": facts}, "\n".join([f"run {path}", *_fields(facts, "  ")]))
+
+
+def _threshold(normal_scores: list[float]) -> dict[str, Any]:
+    if not normal_scores:
+        return {"n_normal_scores": 0, "threshold": None}
+    return {"n_normal_scores": len(normal_scores), "threshold": choose_threshold(normal_scores).value}
+
+
+def _describe_threshold(normal_scores: list[float]) -> str:
+    return choose_threshold(normal_scores).describe() if normal_scores else "no threshold: no normal scores"
+
+
+def _describe_gate(gate: Mapping[str, Any] | None) -> str:
+    if gate is None:
+        return "not run where it was built"
+    flips = gate.get("flips")
+    n_flips = len(flips) if isinstance(flips, list) else "?"
+    return f"{str(gate.get('outcome')).upper()}: {n_flips} flips in n = {gate.get('n')} frames"
+
+
+def _fields(record: Mapping[str, Any], indent: str) -> list[str]:
+    """A record whose keys are not ours to know, one line each; what is long is counted."""
+    width = max((len(key) for key in record), default=0)
+    return [f"{indent}{key.ljust(width)}  {_short(value)}" for key, value in record.items()]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        simple = all(isinstance(item, (str, int, float)) and len(str(item)) <= 24 for item in value)
+        return (
+            ", ".join(map(str, value))
+            if simple and len(value) <= 8
+            else _count(len(value), "entry", "entries")
+        )
+    if isinstance(value, dict):
+        if {"width", "height"} <= set(value):
+            return f"{value['width']}x{value['height']}"
+        simple = not any(isinstance(item, (list, dict)) for item in value.values())
+        pairs = ", ".join(f"{key} {item}" for key, item in value.items())
+        return pairs if simple and len(value) <= 8 else _count(len(value), "entry", "entries")
+    return str(value)
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.3g} MB"
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"

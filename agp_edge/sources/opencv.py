@@ -1,0 +1,69 @@
+"""What every source that OpenCV reads has in common: one capture, its time stamps, its frames as ours."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+
+from agp_edge.errors import SourceLostError
+from agp_edge.extras import import_cv2
+from agp_edge.sources.base import Frame, Source
+
+
+class OpenCvSource(Source):
+    """A source read through `cv2.VideoCapture`; a kind of source writes `_connect`.
+
+    Args:
+        name: the source's name, without any password.
+        live: whether it is a camera.
+    """
+
+    def __init__(self, name: str, *, live: bool) -> None:
+        self.name = name
+        self.live = live
+        self.fps: float | None = None
+        self._capture: Any = None
+        self._number = 0
+
+    @abstractmethod
+    def _connect(self, cv2: Any) -> Any:
+        """Give an opened `VideoCapture`, or raise InputError or SourceLostError."""
+
+    def open(self) -> None:
+        """Connect; sequence numbers go on where they were."""
+        # FFmpeg and OpenCV print to stderr on their own; what matters of it comes back as an error of ours.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        cv2 = import_cv2("reading cameras and videos")
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        self.close()
+        self._capture = self._connect(cv2)
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = rate if 0 < rate <= 1000 else None
+
+    def read(self) -> Frame | None:
+        """The next frame: [H, W, 3] BGR, or [H, W, 1] from a mono camera."""
+        if self._capture is None:
+            raise SourceLostError(f"{self.name} is not open", "open it first")
+        pixels = None
+        if self._capture.grab():
+            # Between the two calls: a frame's time is its arrival, not the end of its conversion.
+            captured_ns, wall_s = time.monotonic_ns(), time.time()
+            _, pixels = self._capture.retrieve()
+        if pixels is None:
+            if not self.live:
+                return None
+            raise SourceLostError(f"{self.name} gives no more frames", "see that it is on and reachable")
+        if pixels.ndim == 2:
+            pixels = pixels[..., np.newaxis]
+        number, self._number = self._number, self._number + 1
+        return Frame(np.ascontiguousarray(pixels), number, captured_ns, wall_s, "arrival", self.name)
+
+    def close(self) -> None:
+        """Let go; safe to call twice."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None

@@ -1,0 +1,187 @@
+"""One source read by one thread: the newest frame of a camera, every frame of a file, and the counts of both."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError, SourceLostError
+from agp_edge.sources.base import Frame, Source
+
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 30.0
+READ_AHEAD = 2
+"""Frames of a file that wait decoded: enough that decoding and judging overlap."""
+
+
+class Reader:
+    """Reads a source in a thread of its own and hands its frames over.
+
+    A live source has one place: a newer frame takes it, and the older one counts as dropped. A source that is not
+    live waits until there is room, so that nothing is dropped; its frames count as captured when they are taken,
+    because those read ahead of a stop are still in the file.
+
+    A live source that is lost is opened again and again, with growing, capped and jittered delays.
+
+    Args:
+        source: opened, read and closed in the thread only.
+        changed: shared with whoever takes frames; notified when a frame or the end has come.
+        every: take every N-th frame; those between are not captured.
+        on_event: told in one line of what befalls the source.
+
+    Attributes:
+        captured, dropped, failed: frames; `failed` ones could not be read.
+        reconnects: how often a lost source gave frames again.
+        ended: there will be no more frames.
+        error: what ended it, if that was no end of a file.
+        first_failure: the first of `failed`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        changed: threading.Condition,
+        *,
+        every: int = 1,
+        on_event: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.source = source
+        self.captured = self.dropped = self.failed = self.reconnects = 0
+        self.ended = False
+        self.error: BaseException | None = None
+        self.first_failure: InputError | None = None
+        self._changed = changed
+        self._every = every
+        self._on_event = on_event
+        self._waiting: deque[tuple[Frame, int]] = deque()
+        self._stop = threading.Event()
+        self._delay_s = FIRST_DELAY_S
+        self._lost_at: float | None = None
+        # A daemon, because a camera's driver may never come back from a read; `close` waits for it all the same.
+        self._thread = threading.Thread(target=self._run, name=f"read {source.name}", daemon=True)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame can be taken; hold `changed`."""
+        return bool(self._waiting)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def take(self) -> tuple[Frame, int]:
+        """The frame that waits, and when it was handed over (`time.monotonic_ns`); hold `changed`."""
+        taken = self._waiting.popleft()
+        if not self.source.live:
+            self.captured += 1
+            self._changed.notify_all()
+        return taken
+
+    def request_stop(self) -> None:
+        """Ask the thread to end, without waiting for it."""
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float = 12.0) -> None:
+        """End the thread and count what waited; longer than a network camera's time-outs it is not waited for."""
+        self.request_stop()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        with self._changed:
+            if self.source.live:
+                self.dropped += len(self._waiting)
+            self._waiting.clear()
+
+    def _run(self) -> None:
+        try:
+            if self._connect(first=True):
+                self._read_all()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.source.close()
+            with self._changed:
+                self.ended = True
+                self._changed.notify_all()
+
+    def _read_all(self) -> None:
+        while not self._stop.is_set():
+            try:
+                frame = self.source.read()
+            except SourceLostError as error:
+                if not self.source.live:
+                    raise
+                self._lost_at = self._lost_at or time.monotonic()
+                self._on_event(error.what)
+                self.source.close()
+                if not self._connect(first=False):
+                    return
+                continue
+            except MissingExtraError:
+                raise
+            except InputError as error:
+                self._fail(error)
+                continue
+            if frame is None:
+                return
+            self._found_again()
+            if frame.number % self._every == 0:
+                self._offer(frame)
+
+    def _connect(self, *, first: bool) -> bool:
+        """Open the source, however long it takes; False if told to stop meanwhile."""
+        if not first and self._pause():
+            return False
+        while not self._stop.is_set():
+            try:
+                self.source.open()
+                return True
+            except AgpEdgeError as error:
+                # What is wrong at the start is a mistake of the command; later it is a cable.
+                if not self.source.live or (first and not isinstance(error, SourceLostError)):
+                    raise
+                self._on_event(f"{error.what}; it is tried again until it answers")
+                if self._pause():
+                    return False
+        return False
+
+    def _pause(self) -> bool:
+        """Wait before the next try; jittered, so that fifty cameras do not come back in one instant."""
+        delay = self._delay_s * random.uniform(0.5, 1.0)
+        self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
+        return self._stop.wait(delay)
+
+    def _found_again(self) -> None:
+        # Only a frame proves that a source is back: a server may accept and then send nothing.
+        self._delay_s = FIRST_DELAY_S
+        if self._lost_at is not None:
+            gap, self._lost_at = time.monotonic() - self._lost_at, None
+            with self._changed:
+                self.reconnects += 1
+            self._on_event(f"{self.source.name} is back after {gap:.1f} s")
+
+    def _fail(self, error: InputError) -> None:
+        self.first_failure = self.first_failure or error
+        with self._changed:
+            self.captured += 1
+            self.failed += 1
+        self._on_event(error.what)
+
+    def _offer(self, frame: Frame) -> None:
+        with self._changed:
+            if self.source.live:
+                if self._stop.is_set():
+                    return
+                self.captured += 1
+                self.dropped += len(self._waiting)
+                self._waiting.clear()
+            else:
+                self._changed.wait_for(lambda: len(self._waiting) < READ_AHEAD or self._stop.is_set())
+                if self._stop.is_set():
+                    return
+            self._waiting.append((frame, time.monotonic_ns()))
+            self._changed.notify_all()

@@ -1,0 +1,66 @@
+"""What a source URI means, and how to name it without its secrets."""
+
+from __future__ import annotations
+
+import re
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_SECRET_PARAMETER = re.compile(
+    r"([?&;][^=&;#]*(?:pass|pwd|token|secret|auth|key|sig)[^=&;#]*=)[^&;#]*", re.IGNORECASE
+)
+_ADDRESS = re.compile(r"\[.*\]?$|[\d.]+$")
+HIDDEN = "***"
+
+
+def scheme_of(uri: str) -> str | None:
+    """The scheme of a URI in lower case; None for a path or a camera's number."""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else None
+
+
+def redact(uri: str) -> str:
+    """`uri` with passwords and secret query parameters replaced by `***`: the only form that may be shown.
+
+    >>> redact("rtsp://admin:p@ss/w?rd@10.0.0.5/live")
+    'rtsp://admin:***@10.0.0.5/live'
+    """
+    head, userinfo, rest = _split(uri, suspicious=True)
+    if not head:
+        return uri
+    user, colon, _ = userinfo.partition(":")
+    if userinfo:
+        rest = f"{user}:{HIDDEN}@{rest}" if colon else f"{user}@{rest}"
+    return head + _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", rest)
+
+
+def escape_userinfo(uri: str) -> str:
+    """`uri` with what ends an authority (`/`, `?`, `#`) escaped in user and password, as URL parsers need it."""
+    head, userinfo, rest = _split(uri, suspicious=False)
+    if not userinfo:
+        return uri
+    for character in "/?#":
+        userinfo = userinfo.replace(character, f"%{ord(character):02X}")
+    return f"{head}{userinfo}@{rest}"
+
+
+def _split(uri: str, *, suspicious: bool) -> tuple[str, str, str]:
+    """(`scheme://`, `user:password`, the rest) of a URI; the first two are empty where it has none.
+
+    Passwords are written unescaped into camera URLs, with `@`, `/`, `?` and `#` in them. So whatever stands before
+    the *last* `@` counts as user and password: a name that says too little is better than one that says too much.
+    `cam:554/live@2` may then be a port and a path, or user `cam` with the password `554/live`: `suspicious` decides.
+    """
+    match = _SCHEME.match(uri)
+    if match is None:
+        return "", "", uri
+    head, rest = match[0], uri[match.end() :]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    userinfo, at, behind = rest.rpartition("@")
+    if not at:
+        return head, "", rest
+    if "@" not in authority:
+        host, colon, port = authority.rpartition(":")
+        is_port = not colon or host.startswith("[") or port.isdigit()
+        if is_port and not (suspicious and colon and not _ADDRESS.match(host)):
+            return head, "", rest
+    return head, userinfo, behind

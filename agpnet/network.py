@@ -1,0 +1,200 @@
+"""AGPNet: a frozen backbone, a light decoder that rebuilds its tokens, and the distance that is the anomaly map.
+
+Source: Huang et al. 2024, arXiv 2408.07490. What is left out at inference is in `agpnet.perturbation`.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agpnet.backbones.base import Backbone, Features
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, written out so that its weights can be read and every exporter can take it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, C] -> the same, and the attention [B, heads, T, T]."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, T, C / heads]
+        attention = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+        mixed = (attention @ v).transpose(1, 2).reshape(batch, tokens, width)
+        return self.out(mixed), attention
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, C] -> the same, and the attention [B, heads, T, T]."""
+        mixed, attention = self.attention(self.norm1(x))
+        x = x + mixed
+        return x + self.mlp(self.norm2(x)), attention
+
+
+class Decoder(nn.Module):
+    """A light ViT that rebuilds clean tokens from perturbed ones.
+
+    Args:
+        channels: channels of the target.
+        tokens: tokens of an image.
+        width: channels inside; another width than the target's is reached by a linear layer on either side.
+        heads, blocks: of the transformer.
+    """
+
+    def __init__(self, channels: int, tokens: int, width: int, heads: int, blocks: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(channels, width) if width != channels else nn.Identity()
+        self.position = nn.Parameter(torch.zeros(1, tokens, width))
+        nn.init.trunc_normal_(self.position, std=0.02)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        return self.rebuild(tokens)[0]
+
+    def rebuild(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The rebuilt tokens, and the attention [B, heads, T, T] of each block."""
+        x = self.into(tokens) + self.position
+        attentions = []
+        for block in self.blocks:
+            x, attention = block(x)
+            attentions.append(attention)
+        return self.head(self.norm(x)), attentions
+
+
+class AGPNet(nn.Module):
+    """What runs on the line: backbone, decoder, distance. Nothing random.
+
+    Args:
+        backbone: frozen; its `norm` says how tokens become the target.
+        decoder_width: channels inside the decoder; 0 takes the target's.
+        decoder_heads, decoder_blocks: of the decoder.
+        blur_sigma: Gaussian blur of the map, in input pixels; 0 is off.
+    """
+
+    channel_mean: Tensor
+    channel_scale: Tensor
+    blur_kernel: Tensor
+    blur_weight: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        decoder_width: int = 0,
+        decoder_heads: int = 6,
+        decoder_blocks: int = 4,
+        blur_sigma: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.backbone: Backbone = backbone
+        cast(nn.Module, backbone).requires_grad_(False)
+        cast(nn.Module, backbone).eval()
+        rows, columns = backbone.grid
+        width = decoder_width or backbone.width
+        if width % decoder_heads:
+            raise ValueError(f"decoder_width {width} is no multiple of decoder_heads {decoder_heads}")
+        self.decoder = Decoder(backbone.width, rows * columns, width, decoder_heads, decoder_blocks)
+        self.register_buffer("channel_mean", torch.zeros(backbone.width))
+        self.register_buffer("channel_scale", torch.ones(backbone.width))
+        self.register_buffer("blur_kernel", gaussian_kernel(blur_sigma), persistent=False)
+        size = backbone.input_size
+        self.register_buffer("blur_weight", self._blur(torch.ones(1, 1, size, size)), persistent=False)
+
+    def train(self, mode: bool = True) -> AGPNet:
+        """The backbone stays in evaluation mode whatever the decoder does."""
+        super().train(mode)
+        cast(nn.Module, self.backbone).eval()
+        return self
+
+    @torch.no_grad()
+    def fit_channels(self, batches: list[Tensor]) -> None:
+        """Take each channel's mean and spread over good images, for a backbone of norm `channel`.
+
+        Args:
+            batches: each [N, 3, S, S] in 0 to 1.
+        """
+        if self.backbone.norm != "channel":
+            return
+        tokens = torch.cat([sum_layers(self.backbone.extract(batch)).flatten(0, 1) for batch in batches])
+        self.channel_mean.copy_(tokens.mean(dim=0))
+        # The floor keeps a channel that never moves (colour on a grey part) from exploding at the first tint.
+        spread = tokens.std(dim=0)
+        self.channel_scale.copy_(1 / spread.clamp_min(0.05 * float(spread.mean())))
+
+    def target(self, images: Tensor) -> tuple[Tensor, Features]:
+        """F = sum over layers of their normalised tokens [B, T, C], and what the backbone said."""
+        features = self.backbone.extract(images)
+        return self.normalise(features), features
+
+    def normalise(self, features: Features) -> Tensor:
+        """The layers' tokens, normalised as the backbone's `norm` says, and summed: [B, T, C]."""
+        if self.backbone.norm == "channel":
+            return (sum_layers(features) - self.channel_mean) * self.channel_scale
+        normalised = [F.layer_norm(layer, layer.shape[-1:]) for layer in features.layers]
+        return reduce(torch.add, normalised)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, S, S] in 0 to 1 -> score [N], anomaly map [N, S, S]."""
+        target, _ = self.target(images)
+        return self.judge(target, self.decoder(target))
+
+    def judge(self, target: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
+        """The distance, upsampled and blurred, and its maximum."""
+        rows, columns = self.backbone.grid
+        difference = target - rebuilt
+        distance = torch.sqrt((difference * difference).sum(dim=-1))  # [N, T]
+        size = self.backbone.input_size
+        grid = distance.reshape(-1, 1, rows, columns)
+        anomaly_map = F.interpolate(grid, (size, size), mode="bilinear", align_corners=False)
+        if self.blur_kernel.numel() > 1:
+            # Zero-padded and divided by the weight that fell inside: no darker border, and no Pad node.
+            anomaly_map = self._blur(anomaly_map) / self.blur_weight
+        anomaly_map = anomaly_map[:, 0]
+        return anomaly_map.amax(dim=(1, 2)), anomaly_map
+
+    def _blur(self, x: Tensor) -> Tensor:
+        kernel = self.blur_kernel
+        half = kernel.shape[-1] // 2
+        x = F.conv2d(x, kernel.reshape(1, 1, -1, 1), padding=(half, 0))
+        return F.conv2d(x, kernel.reshape(1, 1, 1, -1), padding=(0, half))
+
+
+def sum_layers(features: Features) -> Tensor:
+    """The layers' tokens, summed: [B, T, C]."""
+    return reduce(torch.add, features.layers)
+
+
+def gaussian_kernel(sigma: float) -> Tensor:
+    """[2 * ceil(3 sigma) + 1] weights that sum to 1; one weight for sigma 0."""
+    if sigma == 0:
+        return torch.ones(1)
+    half = int(-(-3 * sigma // 1))
+    x = torch.arange(-half, half + 1, dtype=torch.float32)
+    kernel = torch.exp(-(x * x) / (2 * sigma * sigma))
+    return kernel / kernel.sum()

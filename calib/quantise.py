@@ -1,0 +1,153 @@
+"""INT8 as Q/DQ: the form that TensorRT takes and ONNX Runtime runs, one graph for both.
+
+Symmetric int8 (zero point 0), per-channel weights, no quantised bias. Only operators with trained weights are
+quantised: the decoder's, and a pretrained backbone's. Fixed filters, the front and the distance stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from agp_edge.errors import ArtefactError, InputError
+from agp_edge.progress import Progress, silent
+
+Method = Literal["max", "entropy", "percentile"]
+METHODS = {"max": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""Our name -> that of onnxruntime.quantization."""
+
+
+class _Reader:
+    """Gives frames to the calibrator, a batch at a time."""
+
+    def __init__(self, frames: NDArray[np.uint8], batch: int, progress: Progress) -> None:
+        self._batches = frames[: len(frames) // batch * batch].reshape(-1, batch, *frames.shape[1:])
+        self._progress = progress
+        self._next = 0
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        if self._next >= len(self._batches):
+            return None
+        self._next += 1
+        self._progress(self._next, len(self._batches))
+        return {"frames": self._batches[self._next - 1]}
+
+
+def quantisable(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes with trained weights: MatMul and Gemm with a constant, Conv of a pretrained backbone."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    chosen = []
+    for node in model.graph.node:
+        constant = [name for name in node.input[:2] if name in weights]
+        trained_conv = node.op_type == "Conv" and any(".model." in name for name in constant)
+        if constant and (node.op_type in ("MatMul", "Gemm") or trained_conv):
+            chosen.append(node.name)
+    return chosen
+
+
+def quantise(
+    model: Path,
+    out: Path,
+    frames: NDArray[np.uint8],
+    *,
+    batch: int,
+    method: Method = "max",
+    progress: Progress = silent,
+) -> int:
+    """Write the INT8 graph of an FP32 graph.
+
+    Args:
+        model: the FP32 graph.
+        out: the file to write.
+        frames: [N, H, W, C] uint8 good frames for the ranges.
+        batch: the graph's batch.
+        method: how ranges are taken from activations.
+        progress: told of batches.
+
+    Returns:
+        How many operators were quantised.
+
+    Raises:
+        InputError: an unknown method, or fewer frames than one batch.
+        ArtefactError: a scale is no finite number, or there is nothing to quantise.
+    """
+    if method not in METHODS:
+        raise InputError(f"there is no calibration method {method!r}", f"take one of: {', '.join(METHODS)}")
+    if len(frames) < batch:
+        raise InputError(f"{len(frames)} frames are fewer than one batch of {batch}", "give more good frames")
+    with tempfile.TemporaryDirectory(prefix="agp-edge-int8-") as scratch, _quiet():
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        prepared = Path(scratch) / "prepared.onnx"
+        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+        nodes = quantisable(onnx.load(prepared))
+        if not nodes:
+            raise ArtefactError(
+                f"{model} has no operator with trained weights to quantise", "export the run again"
+            )
+        extra: dict[str, Any] = {
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "CalibTensorRangeSymmetric": True,
+        }
+        quantize_static(
+            str(prepared),
+            str(out),
+            _Reader(frames, batch, progress),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_quantize=nodes,
+            calibrate_method=getattr(CalibrationMethod, METHODS[method]),
+            extra_options=extra,
+        )
+    check_scales(out)
+    return len(nodes)
+
+
+def check_scales(path: Path) -> None:
+    """Every scale is a finite number above 0, and every zero point is 0.
+
+    Raises:
+        ArtefactError: otherwise, naming the tensor.
+    """
+    model = onnx.load(path)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for name, is_scale in ((node.input[1], True), (node.input[2] if len(node.input) > 2 else "", False)):
+            if name not in constants:
+                continue
+            values = onnx.numpy_helper.to_array(constants[name]).astype(np.float64)
+            good = np.isfinite(values).all() and (values > 0).all() if is_scale else (values == 0).all()
+            if not good:
+                raise ArtefactError(
+                    f"{path.name}: {name} is no {'scale' if is_scale else 'zero point of symmetric int8'}",
+                    "calibrate again with other frames, or --method max",
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxruntime.quantization logs advice to the root logger and warns of its own helpers."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

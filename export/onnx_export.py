@@ -1,0 +1,210 @@
+"""A run becomes a bundle: the network as ONNX by torch's dynamo exporter, checked before it is handed over."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from agp_edge import __version__
+from agp_edge.bundle import Bundle, Manifest, model_file, write_bundle
+from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+from agp_edge.errors import ArtefactError, InputError
+from agp_edge.frame import FrameSpec, Precision
+from agp_edge.progress import Progress, silent
+from agpnet.network import AGPNet
+from agpnet.run import TorchSession, load_run
+from export.graph import FrameNet
+
+OPSET = 20
+MAX_SCORE_DIFFERENCE = 1e-3
+"""Relative, between torch and the FP32 graph: beyond this the export is refused."""
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    frame_size: tuple[int, int] | None = None,
+    mono: bool = False,
+    batch: int = 1,
+    name: str | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Export a run to a bundle with an FP32 and an FP16 graph.
+
+    Args:
+        run: the folder that training wrote.
+        out: the bundle's folder; a bundle that is there is replaced.
+        frame_size: (width, height) of the camera's frames; by default those it was trained on.
+        mono: frames have one channel.
+        batch: frames a call.
+        name: the bundle's name; by default that of `out`.
+        progress: told after each graph.
+
+    Raises:
+        InputError, ArtefactError: the run cannot be read, or `out` cannot be written.
+        ArtefactError: a graph does not say what torch says.
+    """
+    network, record = load_run(run)
+    if not 1 <= batch <= 64:
+        raise InputError(f"a batch of {batch} is out of range", "give --batch 1 to 64")
+    width, height = frame_size or (record.frame.width, record.frame.height)
+    size = network.backbone.input_size
+    if min(width, height) < size // 4:
+        raise InputError(
+            f"a frame of {width}x{height} is far smaller than the network's input of {size}x{size}",
+            "give the camera's full frame to --frame-size",
+        )
+    frame = FrameSpec(width, height, 1 if mono else 3, batch)
+    config = record.config.to_dict()
+    manifest = Manifest(
+        name=name or bundle_name(out),
+        frame=frame,
+        network={
+            "architecture": "AGPNet, after Huang et al. 2024 (arXiv 2408.07490)",
+            "backbone": network.backbone.describe(),
+            "grid": list(network.backbone.grid),
+            "width": network.backbone.width,
+            "classes": record.classes,
+            "config": config,
+        },
+        producer={
+            "agp_edge": __version__,
+            "torch": str(torch.__version__),
+            "onnx": onnx.__version__,
+            "opset": str(OPSET),
+        },
+        trained=record.trained,
+        held_out=record.held_out,
+    )
+    with tempfile.TemporaryDirectory(prefix="agp-edge-export-") as scratch:
+        files: dict[str, Path | bytes] = {}
+        precisions: tuple[Precision, ...] = ("fp32", "fp16")
+        for i, precision in enumerate(precisions):
+            path = Path(scratch) / model_file(precision)
+            export_network(network, frame, path, half=precision == "fp16")
+            files[path.name] = path
+            progress(i + 1, len(precisions), precision)
+        check_parity(network, Path(scratch) / model_file("fp32"), frame)
+        return write_bundle(out, manifest, files)
+
+
+def bundle_name(out: Path) -> str:
+    """A name for a bundle after its folder, with only letters, digits, `.`, `_` and `-`."""
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in out.resolve().name)
+    return stem.removesuffix(".bundle").strip("._-")[:80] or "model"
+
+
+def export_network(network: AGPNet, frame: FrameSpec, path: Path, *, half: bool = False) -> None:
+    """Write a network as ONNX, static in every shape, and check the graph.
+
+    Raises:
+        ArtefactError: the graph is not valid, or the Cast is not the frame's first node.
+    """
+    module = FrameNet(network, frame, half=half).eval()
+    frames = torch.zeros((frame.batch, *frame.shape), dtype=torch.uint8)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (frames,),
+            input_names=["frames"],
+            output_names=["score", "anomaly_map"],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
+        if program is None:
+            raise ArtefactError(
+                "the exporter gave no graph", "report this with the versions that `doctor` prints"
+            )
+        program.save(str(path), external_data=False)
+    _tidy(path)
+    check_graph(path, frame)
+
+
+def _tidy(path: Path) -> None:
+    """Leave the graph and nothing of how it was made: no Python source lines, no paths of the host."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    onnx.save(model, path)
+
+
+def check_graph(path: Path, frame: FrameSpec) -> None:
+    """Hold a graph against the contract: valid ONNX, uint8 frames of one size in, Cast first, two outputs.
+
+    Raises:
+        ArtefactError: it breaks the contract.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(path)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ArtefactError(
+            f"{path} is no valid ONNX: {error}", "report this with the versions `doctor` prints"
+        ) from error
+    inputs = [
+        (i.type.tensor_type.elem_type, [d.dim_value for d in i.type.tensor_type.shape.dim])
+        for i in model.graph.input
+    ]
+    expected = [(onnx.TensorProto.UINT8, [frame.batch, *frame.shape])]
+    first = [
+        n.op_type for n in model.graph.node if model.graph.input and model.graph.input[0].name in n.input
+    ]
+    outputs = [o.name for o in model.graph.output]
+    if inputs != expected or first != ["Cast"] or outputs != ["score", "anomaly_map"]:
+        raise ArtefactError(
+            f"{path}: takes {inputs} by {first} and gives {outputs}",
+            f"expected {expected} by one Cast, and score and anomaly_map",
+        )
+
+
+def check_parity(network: AGPNet, model: Path, frame: FrameSpec, *, frames: int = 4) -> float:
+    """The largest relative difference of scores between torch and the FP32 graph, on textured random frames.
+
+    Raises:
+        ArtefactError: it is above `MAX_SCORE_DIFFERENCE`.
+    """
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (frames, 1 + frame.height // 8, 1 + frame.width // 8, frame.channels))
+    fine = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, : frame.height, : frame.width]
+    pixels = np.clip(fine + rng.normal(0, 20, fine.shape), 0, 255).astype(np.uint8)
+    with OnnxRuntimeSession(model, frame) as session, TorchSession(network, frame) as reference:
+        got, expected = session.infer(pixels).score, reference.infer(pixels).score
+    worst = float(np.max(np.abs(got - expected) / np.maximum(np.abs(expected), 1e-12)))
+    if not worst < MAX_SCORE_DIFFERENCE:
+        raise ArtefactError(
+            f"the exported graph scores differently from torch: {worst:.2e} relative, at most {MAX_SCORE_DIFFERENCE:.0e} allowed",
+            "report this with the versions that `agp-edge doctor` prints",
+        )
+    return worst
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter writes its own progress to stdout, which belongs to results."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import platform
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agp_edge.engines import get_backend, open_engine, read_sidecar
+from agp_edge.engines.base import BuildOptions
+from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+from agp_edge.engines.sidecar import sidecar_path
+from agp_edge.errors import ArtefactError, InputError
+from agp_edge.files import sha256_file, write_json
+from agp_edge.frame import FrameSpec
+
+pytest.importorskip("onnxruntime")
+
+FRAME = FrameSpec(64, 48, 3)
+
+
+def frames(n: int, frame: FrameSpec = FRAME) -> NDArray[np.uint8]:
+    return np.random.default_rng(n).integers(0, 256, (n, *frame.shape), dtype=np.uint8)
+
+
+def with_batch(model: Path, batch: int) -> Path:
+    """The same graph for another batch: ONNX writes it into the inputs and outputs alone."""
+    import onnx
+
+    graph = onnx.load(str(model))
+    for tensor in (*graph.graph.input, *graph.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = batch
+    del graph.graph.value_info[:]
+    path = model.with_name(f"batch{batch}.onnx")
+    onnx.save(graph, str(path))
+    return path
+
+
+def accept(engine: Path) -> None:
+    """Make the sidecar agree with a plan that was changed."""
+    sidecar = read_json_sidecar(engine)
+    write_json(sidecar_path(engine), {**sidecar, "plan_sha256": sha256_file(engine)})
+
+
+def read_json_sidecar(engine: Path) -> dict[str, object]:
+    from agp_edge.files import read_json
+
+    return read_json(sidecar_path(engine), "sidecar")
+
+
+def test_an_engine_says_what_its_graph_says(tiny_model: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    heard: list[tuple[int, int]] = []
+    result = get_backend("onnxruntime").build(
+        tiny_model, plan, BuildOptions(), lambda done, total, note="": heard.append((done, total))
+    )
+    assert result.runs_here
+    assert result.device["machine"] == platform.machine()
+    assert heard[-1] == (1, 1)
+    with OnnxRuntimeSession(tiny_model, FRAME) as graph, OnnxRuntimeSession(plan, FRAME) as engine:
+        expected, got = graph.infer(frames(3)), engine.infer(frames(3))
+    np.testing.assert_allclose(got.score, expected.score, rtol=1e-6)
+    np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, rtol=1e-6)
+    # And the graph says what it was written to say: the mean brightness of its brightest 8x8 cell.
+    cells = frames(3).reshape(3, 6, 8, 8, 8, 3).mean(axis=(2, 4, 5)) / 255
+    np.testing.assert_allclose(got.anomaly_map, cells, rtol=1e-5)
+    np.testing.assert_allclose(got.score, cells.max(axis=(1, 2)), rtol=1e-5)
+
+
+def test_open_engine_gives_session_and_sidecar(tiny_engine: Path) -> None:
+    session, sidecar = open_engine(tiny_engine)
+    with session:
+        result = session.infer(frames(1))
+    assert sidecar == read_sidecar(tiny_engine)
+    assert result.score.shape == (1,)
+    assert result.score.dtype == np.float32
+    assert result.anomaly_map.shape == (1, 6, 8)
+    session.close()
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
+def test_a_batch_is_filled_up_and_cut(tiny_model: Path, n: int) -> None:
+    batched = replace(FRAME, batch=4)
+    with (
+        OnnxRuntimeSession(tiny_model, FRAME) as one,
+        OnnxRuntimeSession(with_batch(tiny_model, 4), batched) as four,
+    ):
+        expected, got = one.infer(frames(n)), four.infer(frames(n))
+    assert got.score.shape == (n,)
+    np.testing.assert_allclose(got.score, expected.score, rtol=1e-6)
+    np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 48, 63, 3), np.uint8),
+        np.zeros((1, 48, 64, 1), np.uint8),
+        np.zeros((48, 64, 3), np.uint8),
+        np.zeros((1, 48, 64, 3), np.float32),
+    ],
+    ids=lambda a: f"{a.shape}-{a.dtype}",
+)
+def test_a_frame_of_another_shape_is_bad_input(tiny_engine: Path, wrong: NDArray[np.uint8]) -> None:
+    session, _ = open_engine(tiny_engine)
+    with session, pytest.raises(InputError, match=r"expected frames of \[N, 48, 64, 3\] uint8") as info:
+        session.infer(wrong)
+    assert info.value.exit_code == 2
+
+
+def test_an_engine_of_another_machine_is_refused(tiny_engine: Path) -> None:
+    value = read_json_sidecar(tiny_engine)
+    write_json(sidecar_path(tiny_engine), {**value, "device": {"machine": "vax"}})
+    with pytest.raises(ArtefactError, match="built for vax") as info:
+        open_engine(tiny_engine)
+    assert info.value.exit_code == 4
+
+
+def test_a_plan_that_is_no_graph_is_refused(tiny_engine: Path) -> None:
+    tiny_engine.write_bytes(b"this was never a graph" * 20)
+    accept(tiny_engine)
+    with pytest.raises(ArtefactError, match="does not load"):
+        open_engine(tiny_engine)
+
+
+def test_no_mutated_plan_that_its_sidecar_names_brings_it_down(tiny_engine: Path) -> None:
+    whole = tiny_engine.read_bytes()
+    rng = random.Random(2)
+    for _ in range(100):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        tiny_engine.write_bytes(data)
+        accept(tiny_engine)
+        try:
+            session, _ = open_engine(tiny_engine)
+        except ArtefactError:
+            continue
+        session.close()
+
+
+def test_a_graph_of_another_frame_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ArtefactError, match="no graph of ours"):
+        OnnxRuntimeSession(tiny_model, FrameSpec(64, 64, 3))
+
+
+def test_a_graph_that_it_does_not_take(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"\x08garbage")
+    with pytest.raises(ArtefactError, match="does not take") as info:
+        get_backend("onnxruntime").build(model, tmp_path / "plan", BuildOptions())
+    assert info.value.exit_code == 4
+    assert not (tmp_path / "plan").exists()
+
+
+def test_a_cpu_has_no_compute_capability(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="compute-capability") as info:
+        get_backend("onnxruntime").build(
+            tiny_model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",))
+        )
+    assert info.value.exit_code == 2
+
+
+def test_it_can_build_here() -> None:
+    assert get_backend("onnxruntime").unavailable() is None
+
+
+def test_no_such_backend() -> None:
+    with pytest.raises(InputError, match="abacus"):
+        get_backend("abacus")

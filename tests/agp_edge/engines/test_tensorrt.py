@@ -1,0 +1,553 @@
+"""Real builds through TensorRT-RTX, which needs no GPU for them.
+
+Full TensorRT needs one. What this project does with it is the same code, so that code is run here on
+TensorRT-RTX with its targets hidden; only TensorRT itself stays untested where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agp_edge.engines import Sidecar, get_backend, open_engine
+from agp_edge.engines import tensorrt as builder
+from agp_edge.engines.base import Backend, BuildOptions
+from agp_edge.engines.gpu import Gpu, probe_gpus
+from agp_edge.engines.sidecar import sidecar_path
+from agp_edge.engines.tensorrt import VARIANTS, Capabilities, choose_targets
+from agp_edge.engines.tensorrt_callbacks import BuildMonitor
+from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError
+from agp_edge.files import sha256_file, write_json
+from agp_edge.frame import FrameSpec
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="tensorrt_rtx is not installed: pip install 'agp-edge[tensorrt-rtx]'",
+)
+NO_GPU = "no NVIDIA driver (here)"
+
+
+def write_graph(
+    path: Path, nodes: list[Any], initializers: list[Any], shape: list[Any], cells: list[Any]
+) -> Path:
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("frames", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, shape[:1]),
+            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, cells),
+        ],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return path
+
+
+def write_conv_model(path: Path, precision: str) -> Path:
+    """A convolution over the frame, in FP32, in half, or between Q and DQ as an INT8 export has it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    core = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+    kind = np.float16 if precision == "fp16" else np.float32
+    weight = np.random.default_rng(0).normal(size=(8, 3, 4, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["cast"], to=core),
+        helper.make_node("Transpose", ["cast"], ["x"], perm=[0, 3, 1, 2]),
+    ]
+    initializers = [
+        numpy_helper.from_array(np.array([1], np.int64), "channel"),
+        numpy_helper.from_array(np.array([1, 2], np.int64), "cells"),
+    ]
+    if precision == "int8":
+        scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        integers = np.round(weight / scale[:, None, None, None]).astype(np.int8)
+        initializers += [
+            numpy_helper.from_array(np.array(2, np.float32), "x_scale"),
+            numpy_helper.from_array(np.array(0, np.int8), "x_zero"),
+            numpy_helper.from_array(integers, "w_int8"),
+            numpy_helper.from_array(scale.astype(np.float32), "w_scale"),
+            numpy_helper.from_array(np.zeros(8, np.int8), "w_zero"),
+        ]
+        nodes += [
+            helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["x_int8"]),
+            helper.make_node("DequantizeLinear", ["x_int8", "x_scale", "x_zero"], ["x_in"]),
+            helper.make_node("DequantizeLinear", ["w_int8", "w_scale", "w_zero"], ["w"], axis=0),
+        ]
+    else:
+        nodes.append(helper.make_node("Identity", ["x"], ["x_in"]))
+        initializers.append(numpy_helper.from_array(weight.astype(kind), "w"))
+    nodes += [
+        helper.make_node("Conv", ["x_in", "w"], ["conv"], strides=[4, 4], kernel_shape=[4, 4]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("ReduceMean", ["relu", "channel"], ["mean"], keepdims=0),
+        helper.make_node("Cast", ["mean"], ["anomaly_map"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["anomaly_map", "cells"], ["score"], keepdims=0),
+    ]
+    return write_graph(path, nodes, initializers, [1, 48, 64, 3], [1, 12, 16])
+
+
+def write_foreign_model(path: Path, operator: str) -> Path:
+    """A graph of our interface with an operator that TensorRT does not have."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["float"], ["foreign"], name=f"/core/{operator}"),
+        helper.make_node("Reshape", ["foreign", "shape"], ["anomaly_map"]),
+        helper.make_node("ReduceMax", ["anomaly_map", "cells"], ["score"], keepdims=0),
+    ]
+    initializers = [
+        numpy_helper.from_array(np.array([1, 3, 1], np.int64), "shape"),
+        numpy_helper.from_array(np.array([1, 2], np.int64), "cells"),
+    ]
+    return write_graph(path, nodes, initializers, [1, 3, 3, 3], [1, 3, 1])
+
+
+@pytest.fixture
+def rtx() -> Backend:
+    return get_backend("tensorrt-rtx")
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """TensorRT-RTX in the clothes of full TensorRT: the same module without targets to choose from."""
+    import tensorrt_rtx
+
+    module = types.ModuleType("tensorrt")
+    for key, value in vars(tensorrt_rtx).items():
+        if key != "ComputeCapability":
+            setattr(module, key, value)
+    vars(module)["__version__"] = "10.13.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+def give_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: str) -> None:
+    gpus = [Gpu(i, "a GPU", capability) for i, capability in enumerate(capabilities)]
+    monkeypatch.setattr(builder, "probe_gpus", lambda: (gpus, "" if gpus else NO_GPU))
+
+
+# --- ahead of time, without a GPU ------------------------------------------------------------------
+
+
+@needs_rtx
+@pytest.mark.parametrize("targets", [("8.6",), ("7.5", "12.0")], ids=str)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_plan_of_every_precision(
+    rtx: Backend, tmp_path: Path, precision: str, targets: tuple[str, ...]
+) -> None:
+    model = write_conv_model(tmp_path / "model.onnx", precision)
+    plan = tmp_path / "plan"
+    result = rtx.build(model, plan, BuildOptions(compute_capabilities=targets))
+    assert plan.stat().st_size > 10_000
+    assert result.device["compute_capabilities"] == list(targets)
+    assert not result.runs_here
+    assert result.backend_version
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_without_gpu_and_without_a_choice_it_builds_for_everything(
+    rtx: Backend, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_gpus(monkeypatch)
+    model = write_conv_model(tmp_path / "model.onnx", precision)
+    result = rtx.build(model, tmp_path / "plan", BuildOptions())
+    assert {"7.5", "8.0", "8.6", "8.9", "12.0"} <= set(result.device["compute_capabilities"])
+
+
+@needs_rtx
+def test_with_a_gpu_it_builds_for_that_one(
+    rtx: Backend, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_gpus(monkeypatch, "8.9", "8.6")
+    result = rtx.build(tiny_model, tmp_path / "plan", BuildOptions(workspace_mib=64))
+    assert result.device["compute_capabilities"] == ["8.9"]
+
+
+@needs_rtx
+@pytest.mark.parametrize("wrong", ["8.7", "9.0", "86", "", "SM86", "8.6 "])
+def test_a_target_that_there_is_not_lists_those_there_are(
+    rtx: Backend, tiny_model: Path, tmp_path: Path, wrong: str
+) -> None:
+    with pytest.raises(InputError) as info:
+        rtx.build(tiny_model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6", wrong)))
+    assert info.value.exit_code == 2
+    assert wrong in info.value.what
+    assert "7.5, 8.0, 8.6, 8.9, 12.0" in info.value.hint
+    assert not (tmp_path / "plan").exists()
+
+
+@needs_rtx
+def test_an_ahead_of_time_build_takes_no_timing_cache(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no --timing-cache") as info:
+        rtx.build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=tmp_path / "timing"))
+    assert info.value.exit_code == 2
+
+
+@needs_rtx
+@pytest.mark.parametrize("workspace", [0, -5])
+def test_a_workspace_of_nothing(rtx: Backend, tiny_model: Path, tmp_path: Path, workspace: int) -> None:
+    with pytest.raises(InputError, match=f"{workspace} MiB"):
+        rtx.build(tiny_model, tmp_path / "plan", BuildOptions(workspace_mib=workspace))
+
+
+@needs_rtx
+def test_its_engine_is_refused_by_name_where_it_cannot_run(
+    rtx: Backend, tiny_model: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "tiny.fp32.tensorrt-rtx.engine"
+    result = rtx.build(tiny_model, plan, BuildOptions(compute_capabilities=("8.6",)))
+    sidecar = Sidecar(
+        name="tiny", precision="fp32", backend="tensorrt-rtx", backend_version=result.backend_version,
+        frame=FrameSpec(64, 48, 3), plan_sha256=sha256_file(plan), bundle_sha256="0" * 64,
+        device=result.device, build_seconds=0.1, normal_scores=[], gate=None,
+    )  # fmt: skip
+    write_json(sidecar_path(plan), sidecar.to_dict())
+    with pytest.raises(ArtefactError, match="no runtime for them yet") as info:
+        open_engine(plan)
+    assert info.value.exit_code == 4
+    assert "--backend onnxruntime" in info.value.hint
+
+
+# --- graphs that it refuses ------------------------------------------------------------------------
+
+
+@needs_rtx
+@pytest.mark.parametrize("operator", ["Det", "Unique"])
+def test_an_operator_that_it_lacks_is_named(rtx: Backend, tmp_path: Path, operator: str) -> None:
+    model = write_foreign_model(tmp_path / "model.onnx", operator)
+    with pytest.raises(
+        ArtefactError, match=f"operator {operator} of node /core/{operator}: unsupported"
+    ) as info:
+        rtx.build(model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",)))
+    assert info.value.exit_code == 4
+    assert "\n" not in info.value.what
+    assert not (tmp_path / "plan").exists()
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    "data", [b"", b"\x08no ONNX at all" * 50, b"\xff" * 100], ids=["empty", "text", "ones"]
+)
+def test_a_file_that_is_no_graph(rtx: Backend, tmp_path: Path, data: bytes) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(data)
+    with pytest.raises(ArtefactError) as info:
+        rtx.build(model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",)))
+    assert str(model) in info.value.what
+    assert not (tmp_path / "plan").exists()
+
+
+@needs_rtx
+def test_a_file_that_is_not_there(rtx: Backend, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"not\.onnx"):
+        rtx.build(tmp_path / "not.onnx", tmp_path / "plan", BuildOptions())
+
+
+def rename_score(graph: Any) -> None:
+    graph.node[-1].output[0] = graph.output[0].name = "rating"
+
+
+def free_batch(graph: Any) -> None:
+    for tensor in (*graph.input, *graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def take_float(graph: Any) -> None:
+    graph.input[0].type.tensor_type.elem_type = 1
+
+
+def drop_map(graph: Any) -> None:
+    del graph.output[1]
+
+
+@needs_rtx
+@pytest.mark.parametrize("spoil", [rename_score, free_batch, take_float, drop_map])
+def test_a_graph_that_is_none_of_ours(rtx: Backend, tiny_model: Path, tmp_path: Path, spoil: Any) -> None:
+    import onnx
+
+    model = onnx.load(str(tiny_model))
+    spoil(model.graph)
+    onnx.save(model, str(tiny_model))
+    with pytest.raises(ArtefactError, match="no graph of ours") as info:
+        rtx.build(tiny_model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",)))
+    assert "uint8 [N, H, W, C] in" in info.value.hint
+
+
+# --- full TensorRT ---------------------------------------------------------------------------------
+
+
+@needs_rtx
+def test_the_device_is_probed_before_any_tensorrt_object_is_made(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for name in ("Builder", "OnnxParser", "Runtime", "ILogger"):
+        monkeypatch.setattr(full, name, lambda *_, name=name: made.append(name))
+    give_gpus(monkeypatch)
+    backend = get_backend("tensorrt")
+    with pytest.raises(ArtefactError, match="no NVIDIA driver") as info:
+        backend.build(tiny_model, tmp_path / "plan", BuildOptions())
+    assert info.value.exit_code == 4
+    assert "no NVIDIA driver" in (backend.unavailable() or "")
+    assert made == []
+
+
+@needs_rtx
+@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
+def test_with_its_gpu_it_builds_and_keeps_its_timings(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_gpus(monkeypatch, "8.7")
+    backend = get_backend("tensorrt")
+    assert backend.unavailable() is None
+    cache = tmp_path / "timing"
+    for _ in range(2):
+        result = backend.build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=cache))
+        assert cache.stat().st_size > 0
+    assert result.device["compute_capabilities"] == ["8.7"]
+    assert result.backend_version == "10.13.0"
+    assert not result.runs_here
+
+
+@needs_rtx
+def test_a_timing_cache_that_cannot_be_read(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_gpus(monkeypatch, "8.7")
+    with pytest.raises(InputError, match="cannot read timing cache"):
+        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=tmp_path))
+
+
+@pytest.mark.parametrize("made", [None, object()], ids=["damaged", "of another GPU"])
+def test_a_timing_cache_that_is_not_taken(tmp_path: Path, made: object) -> None:
+    config: Any = types.SimpleNamespace(
+        create_timing_cache=lambda data: made, set_timing_cache=lambda cache, ignore: False
+    )
+    with pytest.raises(ArtefactError, match="damaged, or of another GPU") as info:
+        builder.load_timing_cache(config, tmp_path / "timing")
+    assert info.value.exit_code == 4
+
+
+@needs_rtx
+def test_without_progress_of_its_own_it_still_builds(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_gpus(monkeypatch, "8.7")
+    monkeypatch.delattr(full, "IProgressMonitor")
+    heard: list[int] = []
+    get_backend("tensorrt").build(
+        tiny_model, tmp_path / "plan", BuildOptions(), lambda done, total, note="": heard.append(done)
+    )
+    assert heard == [0, 100]
+
+
+@needs_rtx
+def test_a_builder_that_gives_null_is_an_error_of_ours(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def null(*_: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(full, "Builder", null)
+    give_gpus(monkeypatch, "8.7")
+    with pytest.raises(ArtefactError, match=r"TensorRT 10\.13\.0 does not start"):
+        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions())
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+def test_full_tensorrt_on_its_gpu(tiny_model: Path, tmp_path: Path) -> None:
+    if reason := get_backend("tensorrt").unavailable():
+        pytest.skip(f"needs TensorRT and a GPU: {reason}")
+    cache = tmp_path / "timing"
+    backend = get_backend("tensorrt")
+    for _ in range(2):
+        result = backend.build(tiny_model, tmp_path / "plan", BuildOptions((), 64, cache))
+    assert (tmp_path / "plan").stat().st_size > 1000
+    assert cache.stat().st_size > 0
+    assert result.device["compute_capabilities"] == [probe_gpus()[0][0].compute_capability]
+    cache.write_bytes(b"no timing cache" * 100)
+    with pytest.raises(ArtefactError, match="timing cache"):
+        backend.build(tiny_model, tmp_path / "plan", BuildOptions((), 64, cache))
+
+
+# --- what is here and what is not ------------------------------------------------------------------
+
+
+@needs_rtx
+def test_rtx_can_build_here(rtx: Backend) -> None:
+    assert rtx.unavailable() is None
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_a_module_that_is_not_installed(
+    name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # None in sys.modules is Python's own way to say that a module is not there.
+    monkeypatch.setitem(sys.modules, VARIANTS[name].module, None)
+    backend = get_backend(name)
+    with pytest.raises(InputError, match="not installed") as info:
+        backend.build(tiny_model, tmp_path / "plan", BuildOptions())
+    assert info.value.exit_code == 2
+    assert "pip install" in info.value.hint
+    assert "not installed" in (backend.unavailable() or "")
+
+
+def test_the_extra_of_rtx_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingExtraError, match=r"agp-edge\[tensorrt-rtx\]"):
+        get_backend("tensorrt-rtx").build(Path("m"), Path("p"), BuildOptions())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["raise ImportError('libnvinfer.so.11: cannot open shared object file')", "import tensorrt_libs_gone"],
+)
+def test_a_module_that_does_not_load(
+    fault: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text(fault)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ArtefactError, match="does not load") as info:
+        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions())
+    assert info.value.exit_code == 4
+
+
+# --- the table of capabilities and the choice of targets: values in, values out --------------------
+
+
+class _Flag:
+    STRONGLY_TYPED = 1
+
+
+def test_capabilities_of_tensorrt_10_and_11() -> None:
+    module: Any = types.SimpleNamespace(
+        NetworkDefinitionCreationFlag=_Flag, BuilderFlag=types.SimpleNamespace(), IProgressMonitor=object
+    )
+    assert Capabilities.probe(module) == Capabilities(2, {}, timing_cache=True, progress=True)
+
+
+def test_where_typing_is_always_strong_no_flag_is_needed() -> None:
+    module: Any = types.SimpleNamespace(NetworkDefinitionCreationFlag=object, BuilderFlag=object)
+    assert Capabilities.probe(module).network_flags == 0
+
+
+def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = types.SimpleNamespace(FP16=0)
+    module: Any = types.SimpleNamespace(NetworkDefinitionCreationFlag=object, BuilderFlag=flags)
+    assert Capabilities.probe(module).network_flags is None
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    assert "too old" in (get_backend("tensorrt").unavailable() or "")
+
+
+@needs_rtx
+def test_capabilities_of_rtx() -> None:
+    import tensorrt_rtx
+
+    found = Capabilities.probe(tensorrt_rtx)
+    assert found.targets["8.6"] == "SM86"
+    assert found.targets["12.0"] == "SM120"
+    assert not found.timing_cache
+    assert found.progress
+
+
+OFFERED = {"8.6": "SM86", "12.0": "SM120"}
+
+
+def test_targets() -> None:
+    orin, ada = [Gpu(0, "Orin", "8.7")], [Gpu(0, "RTX", "8.6")]
+    assert choose_targets("T", OFFERED, ("12.0", "12.0", "8.6"), orin, "") == ["12.0", "8.6"]
+    assert choose_targets("T", OFFERED, (), ada, "") == ["8.6"]
+    assert choose_targets("T", OFFERED, (), [], NO_GPU) == ["8.6", "12.0"]
+    assert choose_targets("T", {}, (), orin, "") == ["8.7"]
+    assert choose_targets("T", {}, ("8.7",), orin, "") == ["8.7"]
+
+
+def test_targets_that_cannot_be() -> None:
+    orin = [Gpu(0, "Orin", "8.7")]
+    with pytest.raises(ArtefactError, match="Orin"):
+        choose_targets("T", OFFERED, (), orin, "")
+    with pytest.raises(InputError, match="only for the GPU that is here"):
+        choose_targets("T", {}, ("8.6",), orin, "")
+    with pytest.raises(ArtefactError, match=r"no NVIDIA driver \(here\)"):
+        choose_targets("T", {}, ("8.6",), [], NO_GPU)
+
+
+# --- progress and interrupts -----------------------------------------------------------------------
+
+
+@needs_rtx
+def test_progress_goes_forward_to_the_end(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
+    heard: list[tuple[int, int, str]] = []
+    rtx.build(
+        tiny_model,
+        tmp_path / "plan",
+        BuildOptions(compute_capabilities=("8.6",)),
+        lambda done, total, note="": heard.append((done, total, note)),
+    )
+    done = [h[0] for h in heard]
+    assert done == sorted(done)
+    assert done[0] == 0
+    assert done[-1] == 100
+    assert len(set(done)) > 5
+    assert any("Building engine" in h[2] for h in heard)
+
+
+@needs_rtx
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError("gone")], ids=repr)
+def test_what_a_listener_raises_ends_the_build(
+    rtx: Backend, tiny_model: Path, tmp_path: Path, error: BaseException, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def listener(done: int, total: int, note: str = "") -> None:
+        if done > 10:
+            raise error
+
+    with pytest.raises(type(error)):
+        rtx.build(tiny_model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",)), listener)
+    assert not (tmp_path / "plan").exists()
+    assert "Exception caught" not in capfd.readouterr().err
+
+
+@needs_rtx
+def test_ctrl_c_in_a_build_is_not_lost(
+    rtx: Backend,
+    tiny_model: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Inside a callback and outside any `try` of ours: there TensorRT itself would forget it.
+    monkeypatch.setattr(BuildMonitor, "phase_finish", lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        rtx.build(tiny_model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",)))
+    assert not (tmp_path / "plan").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "Exception caught" not in capfd.readouterr().err
+
+
+@needs_rtx
+def test_an_error_of_one_build_is_not_told_of_the_next(
+    rtx: Backend, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = write_foreign_model(tmp_path / "foreign.onnx", "Det")
+    with pytest.raises(AgpEdgeError):
+        rtx.build(model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",)))
+    rtx.build(tiny_model, tmp_path / "plan", BuildOptions(compute_capabilities=("8.6",)))
+    assert (tmp_path / "plan").stat().st_size > 10_000
