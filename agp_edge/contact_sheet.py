@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agp_edge.datasets.images import write_png
-from agp_edge.evaluation import JudgedImage, read_frame, read_truth
+from agp_edge.datasets.images import read_frame, read_truth, write_png
+from agp_edge.evaluation import JudgedImage
 from agp_edge.extras import import_cv2
 from agp_edge.frame import FrameSpec
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.datasets.base import ClassData, Dataset, Sample
-from agp_edge.datasets.images import read_image, read_mask
+from agp_edge.datasets.images import read_frame, read_truth
 from agp_edge.engines.base import Session
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.extras import import_cv2
@@ -220,47 +220,6 @@ def count_verdicts(images: Iterable[JudgedImage], judge: Judge) -> VerdictCounts
         n[good] += 1
         wrong[good] += judge.verdict(image.score) != ("OK" if good else "NG")
     return VerdictCounts(judge.threshold, wrong[True], n[True], wrong[False], n[False])
-
-
-def read_frame(sample: Sample, frame: FrameSpec) -> NDArray[np.uint8]:
-    """A sample as the frame that an artefact takes.
-
-    Returns:
-        [H, W, C] uint8.
-
-    Raises:
-        InputError: it cannot be read, or has another size.
-    """
-    pixels = read_image(sample.path, mono=frame.channels == 1)
-    if pixels.shape != frame.shape:
-        height, width = pixels.shape[:2]
-        raise InputError(
-            f"image {sample.path} is {width}x{height}, the artefact takes {frame.width}x{frame.height}",
-            f"export for this size: agp-edge export RUN --out BUNDLE --frame-size {width}x{height}",
-        )
-    return pixels
-
-
-def read_truth(sample: Sample, frame: FrameSpec) -> Truth | None:
-    """Which pixels of a sample are anomalous: none of a good one; None for a defect without a mask.
-
-    Returns:
-        [H, W] bool in the frame's pixels.
-
-    Raises:
-        InputError: the mask cannot be read, or has another size than the frame.
-    """
-    if sample.good:
-        return np.zeros((frame.height, frame.width), bool)
-    if sample.mask is None:
-        return None
-    mask = read_mask(sample.mask)
-    if mask.shape != (frame.height, frame.width):
-        raise InputError(
-            f"mask {sample.mask} is {mask.shape[1]}x{mask.shape[0]}, its image {frame.width}x{frame.height}",
-            "draw the mask again at the image's size, or remove it",
-        )
-    return mask
 
 
 def _judge(

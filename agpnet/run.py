@@ -8,7 +8,10 @@ log.jsonl              one line a reported step: step, loss, learning rate, alph
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from agp_edge import __version__
@@ -97,11 +101,12 @@ def save_run(path: Path, network: AGPNet, record: RunRecord, log: str) -> None:
     check_out(path)
     with atomic_path(path) as work:
         work.mkdir()
-        save_file(_own_tensors(network), work / WEIGHTS)
         (work / LOG).write_text(log, encoding="utf-8")
         backbone = network.backbone
-        if isinstance(backbone, TransformerBackbone):
-            backbone.save(work / BACKBONE)
+        with _speaking_as_the_system():
+            save_file(_own_tensors(network), work / WEIGHTS)
+            if isinstance(backbone, TransformerBackbone):
+                backbone.save(work / BACKBONE)
         value = {
             "format": FORMAT,
             "version": VERSION,
@@ -120,6 +125,18 @@ def save_run(path: Path, network: AGPNet, record: RunRecord, log: str) -> None:
             "weights_sha256": sha256_file(work / WEIGHTS),
         }
         (work / RUN_FILE).write_text(to_json(value), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _speaking_as_the_system() -> Iterator[None]:
+    """safetensors wraps what the system says to a write in its own error: give it back, a full disk among them."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def check_out(path: Path) -> None:

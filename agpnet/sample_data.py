@@ -188,7 +188,7 @@ def _smear(image: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
     blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(5, 8)).astype(np.float32)
     change = np.abs(blurred - image).mean(axis=2)
     mask = max((_blob(rng, (18, 32)) for _ in range(8)), key=lambda m: float(change[m > 0].mean()))
-    blurred += rng.normal(0, 2, blurred.shape).astype(np.float32)
+    blurred = blurred + rng.normal(0, 2, blurred.shape)
     return _blend(image, blurred, _soft(mask, 2.0)), mask
 
 
@@ -199,3 +199,22 @@ DEFECTS: dict[str, Callable[[Image, np.random.Generator], tuple[Image, Mask]]] =
     "stain": _stain,
 }
 """Kind of defect -> how it is drawn: (frame, rng) -> (frame, mask), both uint8."""
+
+
+def main() -> None:
+    """`python -m agpnet.sample_data DIR [--small]`: write the sample data."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m agpnet.sample_data", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="absent or empty")
+    parser.add_argument("--small", action="store_true", help="fewer images, for a quick trial")
+    arguments = parser.parse_args()
+    counts = SampleCounts(train=80, test_good=12, test_defect=4) if arguments.small else SampleCounts()
+    try:
+        make_sample_data(arguments.folder, counts=counts)
+    except InputError as error:
+        parser.exit(error.exit_code, f"error: {error.what}\n  {error.hint}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,11 +21,10 @@ from agp_edge.bundle import (
 )
 from agp_edge.datasets import content_hashes
 from agp_edge.datasets.base import Dataset, Sample
-from agp_edge.datasets.images import write_png
+from agp_edge.datasets.images import read_frame, write_png
 from agp_edge.engines.measure import frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import InputError
-from agp_edge.evaluation import read_frame
 from agp_edge.frame import FrameSpec, Precision
 from agp_edge.gate import GateReport, Scores
 from agp_edge.progress import Progress, silent

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Sequence
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,3 +163,146 @@ def write_video() -> Callable[[Path, Sequence[NDArray[np.uint8]]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two surfaces in MVTec-AD's layout, 256x256: 84 good images to learn from, of which 32 are held out. Do not write."""
+    import torch
+
+    from agpnet.sample_data import SampleCounts, make_sample_data
+
+    torch.set_num_threads(1)  # The networks of these tests are too small to share out.
+    root = tmp_path_factory.mktemp("sample") / "data"
+    make_sample_data(root, surfaces=("brick", "gravel"), counts=SampleCounts(42, 4, 1))
+    return root
+
+
+TINY_NETWORK = {
+    "backbone": "filterbank", "input_size": 64, "decoder_width": 24, "decoder_heads": 3, "decoder_blocks": 2,
+    "steps": 8, "batch_size": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> dict[str, Any]:
+    """Hyper-parameters of a network that trains in a second."""
+    return dict(TINY_NETWORK)
+
+
+@pytest.fixture(scope="session")
+def trained_run(sample_data: Path) -> Path:
+    """A run on `sample_data`, trained by filters for a few steps. Do not write."""
+    from agp_edge.datasets import load_dataset
+    from agpnet.config import make_config
+    from agpnet.training import train
+
+    out = sample_data.parent / "run"
+    train(load_dataset(sample_data), make_config(**TINY_NETWORK), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(trained_run: Path) -> Path:
+    """The bundle of `trained_run`, not calibrated. Do not write."""
+    from export.onnx_export import export_run
+
+    return export_run(trained_run, trained_run.parent / "exported" / "part.bundle").path
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle(exported_bundle: Path, sample_data: Path) -> Path:
+    """The same, calibrated on `sample_data`: 16 gate frames, 16 for the threshold. Do not write."""
+    from agp_edge.datasets import load_dataset
+    from calib.calibrate import calibrate
+
+    path = exported_bundle.parents[1] / "part.bundle"
+    shutil.copytree(exported_bundle, path)
+    calibrate(path, load_dataset(sample_data)).check()
+    return path
+
+
+@pytest.fixture(scope="session")
+def int8_engine(calibrated_bundle: Path) -> Path:
+    """The INT8 engine of `calibrated_bundle` for ONNX Runtime, beside it. Do not write."""
+    from agp_edge.bundle import Bundle
+    from agp_edge.engines.builder import build_engine as build
+
+    return build(Bundle(calibrated_bundle), "int8", "onnxruntime").path
+
+
+@pytest.fixture
+def bundle_copy(calibrated_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `calibrated_bundle`. Yours to spoil."""
+    return Path(shutil.copytree(calibrated_bundle, tmp_path / "copy" / "part.bundle"))
+
+
+@pytest.fixture
+def reseal() -> Callable[[Path], None]:
+    """`reseal(bundle)`: bring the manifest's hashes in line with the files, as a forger would."""
+
+    def seal(bundle: Path) -> None:
+        path = bundle / "manifest.json"
+        manifest = json.loads(path.read_text())
+        for name in manifest["files"]:
+            file = bundle / name
+            manifest["files"][name] = {"sha256": sha256_file(file), "size_bytes": file.stat().st_size}
+        write_json(path, manifest)
+
+    return seal
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """`command("inspect", path)`: exit code, stdout and stderr of `agp-edge`, run in this process."""
+    from agp_edge.cli import app
+    from agp_edge.cli.console import run_command
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["agp-edge", *map(str, arguments)])
+        code = run_command(app)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+class SmallDisk:
+    """A real file system of 4 MiB.
+
+    Attributes:
+        path: its root.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def leave(self, free_bytes: int) -> None:
+        """Fill it up until so much is left."""
+        (self.path / "filler").unlink(missing_ok=True)
+        free = shutil.disk_usage(self.path).free
+        (self.path / "filler").write_bytes(bytes(max(free - free_bytes, 0)))
+
+    def listing(self) -> dict[str, bytes]:
+        """Every file there but the filler, hidden ones too."""
+        files = (p for p in self.path.rglob("*") if p.is_file() and p.name != "filler")
+        return {p.relative_to(self.path).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system that can be filled up; skips where a tmpfs cannot be mounted."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    made = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield SmallDisk(folder)
+    subprocess.run(["umount", str(folder)], check=True)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agp_edge.datasets.base import Sample
 from agp_edge.errors import InputError
 from agp_edge.extras import import_cv2
 from agp_edge.files import write_bytes
+from agp_edge.frame import FrameSpec
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What counts as an image among the files of a folder, in lower case."""
@@ -63,6 +65,47 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     # Before any scaling: a 16-bit mask of 0 and 1 must not round to nothing.
     mask: NDArray[np.bool_] = (_decode(path) != 0).any(axis=2)
+    return mask
+
+
+def read_frame(sample: Sample, frame: FrameSpec) -> NDArray[np.uint8]:
+    """A sample as the frame that an artefact takes.
+
+    Returns:
+        [H, W, C] uint8.
+
+    Raises:
+        InputError: it cannot be read, or has another size.
+    """
+    pixels = read_image(sample.path, mono=frame.channels == 1)
+    if pixels.shape != frame.shape:
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"image {sample.path} is {width}x{height}, the artefact takes {frame.width}x{frame.height}",
+            f"export for this size: agp-edge export RUN --out BUNDLE --frame-size {width}x{height}",
+        )
+    return pixels
+
+
+def read_truth(sample: Sample, frame: FrameSpec) -> NDArray[np.bool_] | None:
+    """Which pixels of a sample are anomalous: none of a good one; None for a defect without a mask.
+
+    Returns:
+        [H, W] bool in the frame's pixels.
+
+    Raises:
+        InputError: the mask cannot be read, or has another size than the frame.
+    """
+    if sample.good:
+        return np.zeros((frame.height, frame.width), bool)
+    if sample.mask is None:
+        return None
+    mask = read_mask(sample.mask)
+    if mask.shape != (frame.height, frame.width):
+        raise InputError(
+            f"mask {sample.mask} is {mask.shape[1]}x{mask.shape[0]}, its image {frame.width}x{frame.height}",
+            "draw the mask again at the image's size, or remove it",
+        )
     return mask
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.measure import frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.engines.sidecar import Sidecar, engine_name, sidecar_path
-from agp_edge.errors import ArtefactError, InputError
+from agp_edge.errors import ArtefactError, DiskFullError, InputError
 from agp_edge.files import atomic_path, sha256_file, translate_write_errors, write_json
 from agp_edge.frame import Precision
 from agp_edge.gate import GateReport
@@ -102,7 +103,16 @@ def build_engine(
     with scratch as folder:
         plan = Path(folder) / target.name
         start = time.monotonic()
-        result = backend.build(model, plan, options or BuildOptions(), progress)
+        try:
+            with translate_write_errors(target):
+                result = backend.build(model, plan, options or BuildOptions(), progress)
+        except ArtefactError as error:
+            # A library that could not write its plan says anything but that.
+            if shutil.disk_usage(folder).free < model.stat().st_size:
+                raise DiskFullError(
+                    f"no space left to write {target}", "free space there, or give another --save-engine"
+                ) from error
+            raise
         sidecar = Sidecar(
             name=bundle.manifest.name,
             precision=precision,

@@ -11,9 +11,9 @@ from agp_edge import gate
 from agp_edge.bundle import Bundle, split_held_out
 from agp_edge.datasets import content_hashes
 from agp_edge.datasets.base import Dataset
+from agp_edge.datasets.images import read_frame
 from agp_edge.engines.base import Session
 from agp_edge.errors import ArtefactError, InputError
-from agp_edge.evaluation import read_frame
 from agp_edge.files import sha256_bytes
 from agp_edge.frame import FrameSpec
 from agp_edge.gate import GateReport, Scores
