@@ -11,11 +11,12 @@ A folder, read strictly: every file is named in `manifest.json` with its hash, a
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,6 +30,8 @@ FORMAT = "agp-edge-bundle"
 VERSION = 1
 MANIFEST = "manifest.json"
 SELF_TEST_FRAMES = 4
+FILE_NAME = re.compile(r"[\w-][\w.-]{0,99}(/[\w-][\w.-]{0,99})?", re.ASCII)
+"""What a file of a bundle may be called: no absolute path, no `..`, nothing hidden, one folder deep at most."""
 
 Part = Literal["ranges", "search", "gate", "threshold"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -156,14 +159,52 @@ class Manifest:
         for name, kind in known.items():
             if not isinstance(value.get(name), kind):
                 raise ArtefactError(f"{where}: field {name!r} is missing or no {kind.__name__}", rebuild)
-        try:
-            frames = [BundleFrame(**frame) for frame in value["frames"]]
-        except TypeError as error:
-            raise ArtefactError(f"{where}: a frame's entry is not right: {error}", rebuild) from error
+        wrong = _wrong_inside(value)
+        if wrong is not None:
+            raise ArtefactError(f"{where}: an entry of field {wrong!r} is not right", rebuild)
+        frames = [BundleFrame(**frame) for frame in value["frames"]]
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", value["name"]):
             raise ArtefactError(f"{where}: {value['name']!r} is no name", rebuild)
         fields = {name: value[name] for name in known if name != "frames"}
         return cls(frame=FrameSpec.from_dict(value.get("frame") or {}), frames=frames, **fields)
+
+
+def _wrong_inside(value: Mapping[str, Any]) -> str | None:
+    """The first field of a manifest whose entries are not of their type."""
+    good = {
+        "producer": all(isinstance(version, str) for version in value["producer"].values()),
+        "trained": _are_texts(value["trained"]),
+        "held_out": _are_texts(value["held_out"]),
+        "files": all(FILE_NAME.fullmatch(name) for name in value["files"]),
+        "splits": all(part in PARTS and _are_texts(hashes) for part, hashes in value["splits"].items()),
+        "frames": all(map(_is_frame, value["frames"])),
+        "artefacts": all(
+            precision in PRECISIONS and isinstance(measured, dict) and _are_numbers(measured.get("normal_scores", []))
+            for precision, measured in value["artefacts"].items()
+        ),
+    }  # fmt: skip
+    return next((name for name, fits in good.items() if not fits), None)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(item) in (int, float) and math.isfinite(item) for item in value
+    )
+
+
+def _is_frame(value: Any) -> bool:
+    kinds = {"file": str, "name": str, "sha256": str, "part": str, "self_test": bool}
+    return (
+        isinstance(value, dict)
+        and set(value) == {*kinds, "score"}
+        and all(isinstance(value[name], kind) for name, kind in kinds.items())
+        and value["part"] in PARTS
+        and _are_numbers([value["score"]])
+    )
 
 
 def model_file(precision: Precision) -> str:
@@ -199,18 +240,19 @@ class Bundle:
 
     def _verify_files(self) -> None:
         again = "fetch the bundle again, or export it again"
+        inside = list(self.path.rglob("*"))
+        for item in inside:
+            if item.is_symlink():
+                raise ArtefactError(f"bundle {self.path}: {item.name} is a link and leaves the folder", again)
         for name, entry in self.manifest.files.items():
-            parts = PurePosixPath(name).parts
             file = self.path / name
-            if not parts or PurePosixPath(name).is_absolute() or ".." in parts or file.is_symlink():
-                raise ArtefactError(f"bundle {self.path}: {name!r} leaves the folder", again)
             if not file.is_file():
                 raise ArtefactError(f"bundle {self.path}: {name} is missing", again)
-            if not isinstance(entry, dict) or sha256_file(file) != entry.get("sha256"):
+            if entry != {"sha256": sha256_file(file), "size_bytes": file.stat().st_size}:
                 raise ArtefactError(
                     f"bundle {self.path}: {name} was changed: its hash is not the manifest's", again
                 )
-        present = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()}
+        present = {p.relative_to(self.path).as_posix() for p in inside if not p.is_dir()}
         extra = present - set(self.manifest.files) - {MANIFEST}
         if extra:
             raise ArtefactError(

@@ -90,9 +90,14 @@ def sharpness(grey: NDArray[np.uint8]) -> float:
 
 
 class FrameFilter:
-    """Says of one frame after another whether it adds something to a data set."""
+    """Says of one frame after another whether it adds something to a data set.
 
-    def __init__(self) -> None:
+    Args:
+        keep_similar: keep near-duplicates: parts that lie in a fixture look alike, and are others all the same.
+    """
+
+    def __init__(self, *, keep_similar: bool = False) -> None:
+        self._keep_similar = keep_similar
         self._kept: list[NDArray[np.bool_]] = []
         self._sharpness: deque[float] = deque(maxlen=BLUR_WINDOW)
 
@@ -110,6 +115,8 @@ class FrameFilter:
         self._sharpness.append(sharp)
         if sharp < BLUR_SHARE * usual:
             return "blurred"
+        if self._keep_similar:
+            return None
         bits = difference_hash(grey)
         if any(np.count_nonzero(bits != other) <= DUPLICATE_BITS for other in self._kept):
             return "duplicates"
@@ -123,6 +130,7 @@ def capture(
     *,
     frames: int | None = None,
     every: int = 1,
+    keep_similar: bool = False,
     progress: Progress = silent,
     stopping: Callable[[], bool] = lambda: False,
     report: CaptureReport | None = None,
@@ -134,6 +142,7 @@ def capture(
         data: the data set's folder.
         frames: end after so many were kept; without it when the source ends.
         every: look at every N-th frame only.
+        keep_similar: as `FrameFilter`.
         stopping: asked before each frame; true ends it.
         report: counted into, so that a caller has the counts after an error too.
 
@@ -148,7 +157,7 @@ def capture(
     folder = data / "train" / GOOD
     report = report or CaptureReport(str(folder))
     report.folder = str(folder)
-    chosen = FrameFilter()
+    chosen = FrameFilter(keep_similar=keep_similar)
     first_failure: InputError | None = None
     with source:
         while not stopping() and (frames is None or report.kept < frames):

@@ -69,15 +69,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with translate_write_errors(path):
             yield work
-            _flush(work)
-            if path.is_dir() and not path.is_symlink():
-                path.rename(holder / "replaced")
-            work.replace(path)
+            flush(work)
+            _take_place(work, path, holder / "replaced")
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def _take_place(work: Path, path: Path, aside: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            path.rename(aside)
+        work.replace(path)
+    except BaseException:
+        # Between the two renames (Ctrl-C) the old folder is only aside: it comes back.
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise
+
+
+def flush(path: Path) -> None:
     """Bring a file, or every file of a folder, to the disk: a full disk speaks here, not after the rename."""
     for item in (path, *(path.rglob("*") if path.is_dir() else ())):
         descriptor = os.open(item, os.O_RDONLY)
@@ -103,6 +113,10 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, to_json(value).encode())
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
 def read_json(path: Path, what: str, *, limit_bytes: int = 64 << 20) -> dict[str, Any]:
     """Read a JSON object that is part of an artefact.
 
@@ -121,7 +135,7 @@ def read_json(path: Path, what: str, *, limit_bytes: int = 64 << 20) -> dict[str
                 f"{what} has {size} bytes, more than the {limit_bytes} allowed: {path}",
                 "fetch or build it again",
             )
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_no_number)
     except FileNotFoundError as error:
         raise ArtefactError(f"{what} is missing: {path}", "fetch or build it again") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -161,9 +161,13 @@ class Judge:
             self.threshold = float(threshold)
 
     def p_value(self, score: float) -> float:
-        """(1 + #{s_i >= score}) / (n + 1); without normal scores 1, which is no evidence of anything."""
+        """(1 + #{s_i >= score}) / (n + 1); without normal scores 1, which is no evidence of anything.
+
+        A score that is no number counts as the largest, since its verdict is NG.
+        """
         n = len(self._ordered)
-        return (1 + n - bisect.bisect_left(self._ordered, score)) / (n + 1)
+        below = n if math.isnan(score) else bisect.bisect_left(self._ordered, score)
+        return (1 + n - below) / (n + 1)
 
     def verdict(self, score: float) -> VerdictName:
         """NG above the threshold; a score that is no number is never OK."""

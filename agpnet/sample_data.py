@@ -73,8 +73,8 @@ def make_sample_data(
         done += 1
         progress(done, total)
 
-    for index, surface in enumerate(surfaces):
-        rng = np.random.default_rng([seed, index])
+    for surface in surfaces:
+        rng = np.random.default_rng([seed, SURFACES.index(surface)])
         camera = _Camera(surface)
         folder = root / surface
         for i in range(counts.train):

@@ -127,6 +127,9 @@ def capture(
     ),
     frames: int | None = typer.Option(None, "--frames", help="End after N frames were kept."),
     every: int = typer.Option(1, "--every", help="Look at every N-th frame only."),
+    keep_similar: bool = typer.Option(
+        False, "--keep-similar", help="Keep frames that look alike, as of parts in a fixture."
+    ),
     json_file: str | None = typer.Option(None, "--json", help="Write the counts as JSON; - is stdout."),
 ) -> None:
     """Collect frames of good parts, without near-duplicates and blur. Nothing is overwritten; Ctrl-C ends it.
@@ -153,6 +156,7 @@ def capture(
             out,
             frames=frames,
             every=every,
+            keep_similar=keep_similar,
             progress=progress,
             stopping=lambda: bool(stopped),
             report=report,

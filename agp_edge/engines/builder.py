@@ -15,7 +15,7 @@ from agp_edge.engines.measure import frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.engines.sidecar import Sidecar, engine_name, sidecar_path
 from agp_edge.errors import ArtefactError, DiskFullError, InputError
-from agp_edge.files import atomic_path, sha256_file, translate_write_errors, write_json
+from agp_edge.files import flush, sha256_file, translate_write_errors, write_json
 from agp_edge.frame import Precision
 from agp_edge.gate import GateReport
 from agp_edge.progress import Progress, silent
@@ -150,16 +150,16 @@ def _judge(
 
 
 def _install(plan: Path, target: Path, sidecar: Sidecar) -> None:
-    """Put plan and sidecar in place. The old sidecar goes first: a plan without one is never taken for an engine."""
-    beside = sidecar_path(target)
-    with atomic_path(target) as work:
-        plan.replace(work)
-        beside.unlink(missing_ok=True)
-    try:
-        write_json(beside, sidecar.to_dict())
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+    """Put plan and sidecar in place, once both are whole on the same disk: a rename needs no space.
+
+    The old sidecar goes first: a plan without one is never taken for an engine.
+    """
+    write_json(sidecar_path(plan), sidecar.to_dict())
+    with translate_write_errors(target):
+        flush(plan)
+        sidecar_path(target).unlink(missing_ok=True)
+        plan.replace(target)
+        sidecar_path(plan).replace(sidecar_path(target))
 
 
 def check_self_test(bundle: Bundle) -> None:

@@ -119,3 +119,9 @@ def test_the_hash_tells_parts_apart() -> None:
 
 def test_mono_frames(part: Callable[..., Pixels]) -> None:
     assert FrameFilter().reason_against(part(0)[..., :1]) is None
+
+
+def test_parts_that_look_alike_are_kept_on_request() -> None:
+    chosen = FrameFilter(keep_similar=True)
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    assert [chosen.reason_against(frame) for _ in range(6)] == [None] * 6
