@@ -168,8 +168,8 @@ def compare(
         drift_max=_finite(drift.max(initial=0.0)),
         drift_mean=_finite(drift.mean()) if n else 0.0,
         map_correlation=_map_correlation(reference.maps, candidate.maps),
-        reference_threshold=reference_threshold,
-        candidate_threshold=candidate_threshold,
+        reference_threshold=_finite(reference_threshold),
+        candidate_threshold=_finite(candidate_threshold),
         splits=splits,
     )
 

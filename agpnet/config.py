@@ -83,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Backbone -> defaults that differ for it: its decoder starts from features that nobody trained."""
 
 
-def make_config(file: Path | None = None, **flags: Any) -> Config:
+def make_config(file: Path | None = None, /, **flags: Any) -> Config:
     """A configuration: defaults, then the backbone's preset, then a TOML file, then flags that are not None.
 
     Raises:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from agp_edge import __version__
 from agp_edge.engines.base import Inference, Session
-from agp_edge.errors import ArtefactError, InputError
+from agp_edge.errors import ArtefactError, InputError, MissingExtraError
 from agp_edge.files import atomic_path, read_json, sha256_file, to_json
 from agp_edge.frame import FrameSpec
 from agpnet.backbones import TransformerBackbone, make_backbone, restore_backbone
@@ -123,6 +123,7 @@ def save_run(path: Path, network: AGPNet, record: RunRecord, log: str) -> None:
             "seconds": round(record.seconds, 3),
             "versions": record.versions or versions(),
             "weights_sha256": sha256_file(work / WEIGHTS),
+            "backbone_sha256": _hashes(work / BACKBONE),
         }
         (work / RUN_FILE).write_text(to_json(value), encoding="utf-8")
 
@@ -154,6 +155,11 @@ def versions() -> dict[str, str]:
     return {"agp_edge": __version__, "torch": torch.__version__, "numpy": np.__version__}
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256 of every file in a folder; empty where there is none."""
+    return {p.name: sha256_file(p) for p in sorted(folder.glob("*"))}
+
+
 def _own_tensors(network: AGPNet) -> dict[str, torch.Tensor]:
     """Everything but the backbone, which is either fixed or saved by its own library."""
     return {k: v.contiguous() for k, v in network.state_dict().items() if not k.startswith("backbone.")}
@@ -175,12 +181,17 @@ def load_run(path: Path) -> tuple[AGPNet, RunRecord]:
     weights = path / WEIGHTS
     if not weights.is_file() or sha256_file(weights) != value.get("weights_sha256"):
         raise ArtefactError(f"run {path}: {WEIGHTS} is missing or was changed", again)
+    if _hashes(path / BACKBONE) != value.get("backbone_sha256"):
+        raise ArtefactError(f"run {path}: a file of {BACKBONE}/ is missing or was changed", again)
     try:
         record = _record(value)
         network = _assemble(restore_backbone(value["backbone"], path / BACKBONE), record.config)
         missing, unexpected = network.load_state_dict(load_file(weights), strict=False)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ArtefactError(f"run {path} cannot be read: {error}", again) from error
+    except MissingExtraError:
+        raise
+    except (InputError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtefactError(f"run {path} cannot be read: {reason}", again) from error
     missing = [name for name in missing if not name.startswith("backbone.")]
     if missing or unexpected:
         raise ArtefactError(f"run {path}: weights missing {missing[:3]}, unexpected {unexpected[:3]}", again)
@@ -189,7 +200,7 @@ def load_run(path: Path) -> tuple[AGPNet, RunRecord]:
 
 def _record(value: Mapping[str, Any]) -> RunRecord:
     return RunRecord(
-        config=config_from_dict(value["config"]),
+        config=config_from_dict(dict(value["config"])),
         classes=list(value["classes"]),
         frame=FrameSpec.from_dict(value["frame"]),
         trained=list(value["trained"]),

@@ -200,12 +200,11 @@ class Trainer:
         self.network.train()
         try:
             while self.step_number < self.config.steps:
+                rate, alpha = self._rate(), self.config.alpha_max * self._hardness()
                 loss = self.step()
                 done, total = self.step_number, self.config.steps
                 if done % 10 == 0 or done == total:
-                    self.log.append(
-                        {"step": done, "loss": loss, "lr": self._rate(), "alpha": self._hardness()}
-                    )
+                    self.log.append({"step": done, "loss": loss, "lr": rate, "alpha": alpha})
                 progress(done, total, f"loss {loss:.4f}")
         finally:
             self.network.eval()

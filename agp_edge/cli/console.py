@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run_command(app: Callable[..., Any], *, debug: bool = False) -> int:
     """Run the command line and give its exit code."""
-    import click
+    import typer
 
     # A supervisor stops with SIGTERM: it closes files the same way as Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -30,31 +30,47 @@ def run_command(app: Callable[..., Any], *, debug: bool = False) -> int:
     except AgpEdgeError as error:
         if debug:
             raise
-        print(f"error: {error.what}\n  {error.hint}", file=sys.stderr)
+        print(f"error: {_one_line(error.what)}\n  {_one_line(error.hint)}", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "agp-edge"
-        print(f"  see: {path} --help", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         # Whoever read our output went away; there is nobody left to tell.
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 0
     except Exception as error:
+        if isinstance(error, _usage_error_of_typer()):
+            return _say_usage(error)
         if debug:
             raise
-        print(f"error: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: unexpected {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
         print("  run it again with --debug before the command and report what it shows", file=sys.stderr)
         return 1
+
+
+def _usage_error_of_typer() -> type[Exception]:
+    """click's `ClickException`. Newer typers carry a click of their own, older ones use the package; both give this one."""
+    import typer
+
+    return next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _say_usage(error: Any) -> int:
+    """Say what is wrong with the command line; without any arguments, show the help. Give the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "agp-edge"
+        print(f"error: {_one_line(error.format_message())}\n  see: {path} --help", file=sys.stderr)
+    return InputError.exit_code
+
+
+def _one_line(text: str) -> str:
+    """An error is one line and a hint, whatever a library's message or a file's name has in it."""
+    return " ".join(text.splitlines())
 
 
 def _interrupt(number: int, frame: object) -> None:

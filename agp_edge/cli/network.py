@@ -14,6 +14,7 @@ JSON = typer.Option(None, "--json", metavar="FILE", help="Write the result as JS
 
 def demo(
     out: Path = typer.Option(Path("demo"), "--out", help="Folder to make; a demo that is there is replaced."),
+    surface: str = typer.Option("brick", "--surface", help="Sample photograph: brick, grass or gravel."),
     steps: int | None = typer.Option(
         None, "--steps", help="Training steps; fewer are faster and worse.", min=1
     ),
@@ -25,7 +26,7 @@ def demo(
     agp-edge demo
     """
     module = require_host("benchmarks.demo", "demo")
-    result = module.run_demo(out, steps=steps, note=note, progress_bar=progress_bar)
+    result = module.run_demo(out, surface=surface, steps=steps, note=note, progress_bar=progress_bar)
     say(result.describe(), json)
     write_json_result(json, result.to_dict())
 
@@ -64,9 +65,7 @@ def train(
     from agp_edge.datasets import load_dataset
 
     flags = {"backbone": backbone, "steps": steps, "seed": seed, "noise": noise}
-    settings = make_config(
-        config, **parse_settings(set_), **{k: v for k, v in flags.items() if v is not None}
-    )
+    settings = make_config(config, **parse_settings(set_) | {k: v for k, v in flags.items() if v is not None})
     dataset = load_dataset(data)
     note(describe_setup([c.name for c in dataset.classes], setup, str(data)))
     with progress_bar("train") as progress, progress_bar("read") as reading:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from agp_edge.datasets.base import ClassData, Dataset, Sample
 from agp_edge.datasets.images import list_images, read_image, read_mask
-from agp_edge.errors import InputError
+from agp_edge.errors import InputError, MissingExtraError
 from agp_edge.files import sha256_file
 from agp_edge.progress import Progress, silent
 
@@ -103,6 +103,8 @@ class _ClassCheck:
     def look_at(self, sample: Sample) -> None:
         try:
             height, width = read_image(sample.path).shape[:2]
+        except MissingExtraError:
+            raise  # This machine cannot read any image: that says nothing of the file.
         except InputError as error:
             self._found("unreadable", error.what)
             return

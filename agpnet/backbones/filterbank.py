@@ -31,7 +31,8 @@ class FilterBank(nn.Module):
     """
 
     norm = "channel"
-    gabor: Tensor
+    COLOUR_SCALES = (1, 2)
+    bank: Tensor
 
     def __init__(
         self, input_size: int = 256, cell: int = 8, fold: int = 2, orientations: int = 6, scales: int = 4
@@ -45,35 +46,45 @@ class FilterBank(nn.Module):
         self.orientations, self.scales = orientations, scales
         side = input_size // (cell * fold)
         self.grid = (side, side)
-        # A scale: energies, then the spread of luminance; a picture: mean of 3, and spread of 2 colours at 2 scales.
-        self.cell_width = scales * (orientations + 1) + 3 + 4
+        coloured = sum(scale in self.COLOUR_SCALES for scale in range(scales))
+        # A scale: energies, and the contrast of luminance, of both colours too where they count; then the means.
+        self.cell_width = scales * (orientations + 1) + 2 * coloured + 3
         self.width = self.cell_width * fold * fold
-        self.register_buffer("gabor", gabor_pairs(orientations), persistent=False)
+        self.register_buffer(
+            "bank", torch.cat([gabor_pairs(orientations), contrast_filter()]), persistent=False
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in 0 to 1 -> [N, T, C] tokens."""
-        colour = opponent_colours(images)  # [N, 3, S, S]
+        level = opponent_colours(images)  # [N, 3, S, S]
         side = self.input_size // self.cell
-        level = colour
-        maps = [F.avg_pool2d(colour, self.cell)]
+        maps = []
         for scale in range(self.scales):
             size = level.shape[-1]
             # Energy is smooth: every second place is enough wherever a cell has several.
             stride = 2 if size > side else 1
-            pad = self.gabor.shape[-1] // 2
-            padded = F.pad(level[:, :1], (pad, pad, pad, pad), mode="replicate")
-            response = F.conv2d(padded, self.gabor, stride=stride)
-            even, odd = response[:, : self.orientations], response[:, self.orientations :]
-            energy = torch.sqrt(even * even + odd * odd + 1e-8)
-            maps.append(torch.log(F.avg_pool2d(energy, size // side // stride) + EPSILON))
-            # Luminance alone at every scale, colours where noise has been averaged away.
-            chosen = level if scale in (1, 2) else level[:, :1]
-            centred = chosen - F.avg_pool2d(F.pad(chosen, (2, 2, 2, 2), mode="replicate"), 5, 1)
-            maps.append(torch.log(F.avg_pool2d(centred.abs(), size // side) + EPSILON))
-            if scale + 1 < self.scales:
-                level = F.avg_pool2d(level, 2)
+            response = self._filter(level[:, :1], self.bank, stride)
+            even, odd, contrast = torch.split(response, [self.orientations, self.orientations, 1], dim=1)
+            found = [torch.sqrt(even * even + odd * odd + 1e-8), contrast.abs()]
+            if scale in self.COLOUR_SCALES:
+                # Colour where noise has been averaged away.
+                found.append(self._filter(level[:, 1:], self.bank[-1:], stride).abs())
+            maps.append(torch.log(_shrink(torch.cat(found, dim=1), side) + EPSILON))
+            level = _shrink(level, max(size // 2, side))
+        level = _shrink(level, side)
+        maps.append(level)  # By now the mean colour of a cell.
         cells = torch.cat(maps, dim=1)  # [N, cell_width, side, side]
         return F.pixel_unshuffle(cells, self.fold).flatten(2).transpose(1, 2)
+
+    @staticmethod
+    def _filter(planes: Tensor, kernels: Tensor, stride: int) -> Tensor:
+        """[N, P, h, w] by [K, 1, k, k] -> [N, P * K, h / stride, w / stride], every plane by every kernel."""
+        count, channels, height, width = planes.shape
+        pad = kernels.shape[-1] // 2
+        padded = F.pad(planes, (pad, pad, pad, pad), mode="replicate")
+        flat = padded.reshape(count * channels, 1, height + 2 * pad, width + 2 * pad)
+        response = F.conv2d(flat, kernels, stride=stride)
+        return response.reshape(count, -1, *response.shape[2:])
 
     def extract(self, images: Tensor) -> Features:
         """Tokens as one layer; filters have no attention."""
@@ -89,6 +100,12 @@ class FilterBank(nn.Module):
             "orientations": self.orientations,
             "scales": self.scales,
         }
+
+
+def _shrink(planes: Tensor, side: int) -> Tensor:
+    """Mean over whole blocks, down to `side` x `side`."""
+    factor = planes.shape[-1] // side
+    return F.avg_pool2d(planes, factor) if factor > 1 else planes
 
 
 def opponent_colours(images: Tensor) -> Tensor:
@@ -117,3 +134,12 @@ def gabor_pairs(orientations: int, size: int = 7, wavelength: float = 4.0, sigma
             kernel = kernel - envelope * kernel.sum() / envelope.sum()
             pairs[kind].append(kernel / kernel.norm())
     return torch.stack(pairs[0] + pairs[1]).unsqueeze(1)
+
+
+def contrast_filter(size: int = 7, box: int = 5) -> Tensor:
+    """[1, 1, size, size]: a pixel less the mean of the `box` x `box` around it."""
+    kernel = torch.zeros(size, size)
+    edge = (size - box) // 2
+    kernel[edge : size - edge, edge : size - edge] = -1 / (box * box)
+    kernel[size // 2, size // 2] += 1
+    return kernel.reshape(1, 1, size, size)

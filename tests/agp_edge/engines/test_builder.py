@@ -1,0 +1,279 @@
+"""Build, measure, judge, and only then put in place: with a network that was really trained and exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+import pytest
+
+from agp_edge.bundle import Bundle
+from agp_edge.engines import builder, open_engine, read_sidecar
+from agp_edge.engines.base import BuildOptions
+from agp_edge.engines.builder import Built, build_engine, check_self_test, choose_backend
+from agp_edge.engines.sidecar import sidecar_path
+from agp_edge.errors import ArtefactError, DiskFullError, GateError, InputError
+from agp_edge.files import sha256_file
+from agp_edge.frame import PRECISIONS, Precision
+from agp_edge.progress import Progress
+
+Command = Callable[..., tuple[int, str, str]]
+Reseal = Callable[[Path], None]
+
+
+class SmallDisk(Protocol):
+    path: Path
+
+    def leave(self, free_bytes: int) -> None: ...
+    def listing(self) -> dict[str, bytes]: ...
+
+
+def answer_otherwise(bundle: Path) -> None:
+    """Make the INT8 graph answer its score with the frame's mean blue: no network, but a graph of our interface."""
+    path = bundle / "model.int8.onnx"
+    model = onnx.load(path)
+    (producer,) = (n for n in model.graph.node if "score" in n.output)
+    producer.output[list(producer.output).index("score")] = "score_before"
+    first = next(n.output[0] for n in model.graph.node if n.op_type == "Cast")
+    axes = onnx.helper.make_tensor("mean_axes", onnx.TensorProto.INT64, [3], [1, 2, 3])
+    model.graph.initializer.append(axes)
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", [first, "mean_axes"], ["score"], keepdims=0))
+    onnx.save(model, path)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".bundle"))
+
+
+@pytest.fixture(scope="module")
+def built(calibrated_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Built]:
+    folder = tmp_path_factory.mktemp("engines")
+    bundle = Bundle(calibrated_bundle)
+    return {
+        p: build_engine(bundle, p, "onnxruntime", save_engine=folder / f"part.{p}.engine") for p in PRECISIONS
+    }
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_engine_comes_with_what_was_measured(
+    built: dict[Precision, Built], calibrated_bundle: Path, precision: Precision
+) -> None:
+    made, bundle = built[precision], Bundle(calibrated_bundle)
+    assert left(made.path.parent) == sorted(
+        name for p in PRECISIONS for name in (f"part.{p}.engine", f"part.{p}.engine.json")
+    )
+    session, sidecar = open_engine(made.path)
+    assert sidecar == made.sidecar == read_sidecar(made.path)
+    assert (sidecar.precision, sidecar.backend, sidecar.name) == (precision, "onnxruntime", "part")
+    assert sidecar.bundle_sha256 == bundle.sha256
+    assert sidecar.plan_sha256 == sha256_file(made.path)
+    assert made.size_bytes == made.path.stat().st_size
+    gate = sidecar.gate
+    assert gate is not None
+    assert made.report is not None
+    assert gate == json.loads(json.dumps(made.report.to_dict()))
+    assert (gate["outcome"], gate["n"], gate["flips"]) == ("passed", 16, [])
+    hashes = bundle.manifest.split_hashes()
+    assert gate["splits"] == {part: hashes[part] for part in ("gate", "threshold")}
+    entries, frames = bundle.load_frames("threshold")
+    with session:
+        assert sorted(session.infer(frames).score.tolist()) == sidecar.normal_scores
+    assert len(sidecar.normal_scores) == len(entries) == 16
+
+
+def test_each_precision_is_its_own_graph(built: dict[Precision, Built]) -> None:
+    assert len({b.sidecar.plan_sha256 for b in built.values()}) == 3
+    reports = {p: b.report for p, b in built.items()}
+    assert reports["fp32"] is not None
+    assert reports["fp32"].drift_max < 1e-4
+    assert reports["int8"] is not None
+    assert reports["int8"].drift_max > reports["fp32"].drift_max
+    assert reports["int8"].map_correlation > 0.99
+
+
+def test_an_engine_goes_beside_the_bundle_under_its_proper_name(bundle_copy: Path) -> None:
+    made = build_engine(Bundle(bundle_copy), "int8")
+    assert made.path == bundle_copy.parent / "part.int8.onnxruntime.engine"
+    assert left(bundle_copy.parent) == [made.path.name, f"{made.path.name}.json"]
+
+
+def test_a_refused_engine_leaves_nothing_behind(bundle_copy: Path, reseal: Reseal, command: Command) -> None:
+    answer_otherwise(bundle_copy)
+    reseal(bundle_copy)
+    with pytest.raises(GateError, match=r"flipped on \d+ of 16 frames: \w+/train/good"):
+        build_engine(Bundle(bundle_copy), "int8", "onnxruntime")
+    assert left(bundle_copy.parent) == []
+    code, out, err = command("build-engine", bundle_copy, "--precision", "int8")
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-2].startswith("error: the gate refuses part.int8.onnxruntime.engine")
+    assert left(bundle_copy.parent) == []
+
+
+def test_an_accepted_engine_says_why_for_good(
+    bundle_copy: Path, reseal: Reseal, command: Command
+) -> None:
+    answer_otherwise(bundle_copy)
+    reseal(bundle_copy)
+    code, out, _ = command("build-engine", bundle_copy, "--precision", "int8", "--accept", "trial on line 3")
+    assert code == 0
+    assert "accepted by hand: trial on line 3" in out
+    sidecar = read_sidecar(bundle_copy.parent / "part.int8.onnxruntime.engine")
+    assert sidecar.accepted == "trial on line 3"
+    assert sidecar.gate is not None
+    assert sidecar.gate["outcome"] == "refused"
+    code, out, _ = command("inspect", bundle_copy.parent / "part.int8.onnxruntime.engine")
+    assert "trial on line 3" in out
+
+
+def test_a_proof_that_sixteen_frames_cannot_give_is_refused(calibrated_bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "part.engine"
+    with pytest.raises(GateError, match="not below 0.500%") as caught:
+        build_engine(Bundle(calibrated_bundle), "fp32", save_engine=target, prove=0.005)
+    assert caught.value.hint.startswith("582 more gate frames")
+    assert left(tmp_path) == []
+    assert build_engine(Bundle(calibrated_bundle), "fp32", save_engine=target, prove=0.18).path == target
+
+
+def test_fewer_than_sixteen_gate_frames_are_inconclusive(bundle_copy: Path, tmp_path: Path) -> None:
+    path = bundle_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (extra, *kept) = [f for f in manifest["frames"] if f["part"] == "gate"]
+    (bundle_copy / extra["file"]).unlink()
+    del manifest["files"][extra["file"]]
+    manifest["frames"] = kept + [f for f in manifest["frames"] if f["part"] != "gate"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(GateError, match="INCONCLUSIVE: 15 gate frames"):
+        build_engine(Bundle(bundle_copy), "fp32", save_engine=tmp_path / "x.engine")
+    assert not (tmp_path / "x.engine").exists()
+
+
+def test_an_uncalibrated_bundle_is_refused(exported_bundle: Path, tmp_path: Path, command: Command) -> None:
+    target = tmp_path / "x.engine"
+    with pytest.raises(ArtefactError, match="no normal scores"):
+        build_engine(Bundle(exported_bundle), "fp32", save_engine=target)
+    code, _, err = command("build-engine", exported_bundle, "--precision", "int8", "--save-engine", target)
+    assert code == 2, "there is no INT8 graph yet"
+    assert "agp-edge calibrate" in err
+    assert left(tmp_path) == []
+
+
+def test_an_interrupted_build_leaves_the_engine_that_was_there(
+    calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    bundle, target = Bundle(calibrated_bundle), tmp_path / "x.engine"
+    first = build_engine(bundle, "fp32", save_engine=target)
+
+    def interrupted(done: int, total: int, note: str = "") -> None:
+        if note == "fp32 gate":
+            raise KeyboardInterrupt
+
+    for name in ("x.engine", "new.engine"):
+        with pytest.raises(KeyboardInterrupt):
+            build_engine(bundle, "int8", save_engine=tmp_path / name, progress=interrupted)
+    assert left(tmp_path) == ["x.engine", "x.engine.json"]
+    assert read_sidecar(target) == first.sidecar
+
+
+def test_an_interrupt_between_plan_and_sidecar_leaves_no_engine_with_a_wrong_sidecar(
+    calibrated_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, target = Bundle(calibrated_bundle), tmp_path / "x.engine"
+    build_engine(bundle, "fp32", save_engine=target)
+    replace = Path.replace
+
+    def once(self: Path, to: Path) -> Path:
+        if to == sidecar_path(target):
+            raise KeyboardInterrupt
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", once)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(bundle, "int8", save_engine=target)
+    with pytest.raises(ArtefactError, match="missing"):
+        open_engine(target)
+
+
+def test_a_full_disk_keeps_the_old_engine(calibrated_bundle: Path, small_disk: SmallDisk) -> None:
+    bundle, target = Bundle(calibrated_bundle), small_disk.path / "x.engine"
+    made = build_engine(bundle, "int8", save_engine=target)
+    before = small_disk.listing()
+    plan = made.size_bytes
+    # No room for the plan; then room for the plan alone, and none for its sidecar.
+    for free in (plan // 2, -(-plan // 4096) * 4096):
+        small_disk.leave(free)
+        with pytest.raises(DiskFullError, match=r"x\.engine"):
+            build_engine(bundle, "int8", save_engine=target)
+        assert small_disk.listing() == before
+
+
+def test_a_place_that_cannot_be_written_is_refused(calibrated_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle(calibrated_bundle)
+    with pytest.raises(InputError, match="is a folder"):
+        build_engine(bundle, "fp32", save_engine=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        build_engine(bundle, "fp32", save_engine=tmp_path / "file" / "x.engine")
+
+
+def test_auto_takes_what_is_available_and_says_why_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no backend 'gpu'"):
+        choose_backend("gpu")
+    assert choose_backend("tensorrt-rtx") == "tensorrt-rtx"
+
+    class Nothing:
+        def unavailable(self) -> str:
+            return "not here"
+
+    assert choose_backend("auto") in builder.AUTO_ORDER
+    monkeypatch.setattr(builder, "get_backend", lambda name: Nothing())
+    with pytest.raises(InputError, match="tensorrt: not here; onnxruntime: not here"):
+        choose_backend("auto")
+
+
+def test_the_self_test_finds_a_graph_that_answers_differently(
+    bundle_copy: Path, reseal: Reseal, command: Command
+) -> None:
+    check_self_test(Bundle(bundle_copy))
+    code, out, _ = command("verify", bundle_copy)
+    assert code == 0
+    assert "self-test: 4 frames score as where it was made" in out
+    answer_otherwise(bundle_copy)
+    shutil.copy(bundle_copy / "model.int8.onnx", bundle_copy / "model.fp32.onnx")
+    reseal(bundle_copy)
+    with pytest.raises(ArtefactError, match=r"scores .* here, .* where it was made"):
+        check_self_test(Bundle(bundle_copy))
+    assert command("verify", bundle_copy)[0] == 4
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_tensorrt_rtx_plan_is_built_and_never_judges_here(
+    bundle_copy: Path, precision: Precision, command: Command
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        told.append((done, total))
+
+    listener: Progress = progress
+    made = build_engine(
+        Bundle(bundle_copy), precision, "tensorrt-rtx", options=BuildOptions(("8.6",)), progress=listener
+    )
+    assert made.path.name == f"part.{precision}.tensorrt-rtx.engine"
+    assert made.report is None
+    assert made.size_bytes > 10_000
+    assert told
+    sidecar = read_sidecar(made.path)
+    assert (sidecar.normal_scores, sidecar.gate) == ([], None)
+    assert sidecar.device["compute_capabilities"] == ["8.6"]
+    frame = next((bundle_copy / "frames").glob("*.png"))
+    code, out, err = command("stream", "--source", frame, "--engine", made.path)
+    assert (code, out) == (4, "")
+    assert len(err.splitlines()) == 2
+    code, out, _ = command("inspect", made.path)
+    assert code == 0
+    assert "no threshold" in out

@@ -1,0 +1,219 @@
+"""Export: the graph says what torch says, takes frames as TensorRT wants them, and tells nothing of the host."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from agp_edge.bundle import Bundle
+from agp_edge.datasets.images import read_image
+from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+from agp_edge.errors import ArtefactError, InputError
+from agp_edge.frame import FrameSpec
+from agpnet.backbones import TransformerBackbone
+from agpnet.network import AGPNet
+from agpnet.run import TorchSession, load_run
+from export.onnx_export import bundle_name, check_graph, check_parity, export_network, export_run
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def sample_frames(sample_data: Path, spec: FrameSpec) -> NDArray[np.uint8]:
+    """Real frames of the test area, brought to a size by repeating and cutting."""
+    files = sorted((sample_data / "brick" / "test").rglob("*.png"))[:4]
+    frames = np.stack([read_image(file, mono=spec.channels == 1) for file in files])
+    times = (1, -(-spec.height // frames.shape[1]), -(-spec.width // frames.shape[2]), 1)
+    return np.ascontiguousarray(np.tile(frames, times)[:, : spec.height, : spec.width])
+
+
+def worst(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.max(np.abs(got - expected) / np.abs(expected)))
+
+
+def tiny_vit() -> AGPNet:
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = transformers.ViTModel(
+        transformers.ViTConfig(patch_size=16, image_size=64, **small), add_pooling_layer=False
+    )
+    model.config._attn_implementation = "eager"
+    return AGPNet(TransformerBackbone(model.eval(), (2, 4), 64), decoder_heads=3, decoder_blocks=1).eval()
+
+
+CASES = {
+    "mono": FrameSpec(256, 256, 1),
+    "another size": FrameSpec(640, 480, 3),
+    "a batch of 2": FrameSpec(256, 256, 3, 2),
+    "a pretrained model": FrameSpec(128, 64, 3),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_graph_scores_as_torch_does(
+    name: str, trained_run: Path, sample_data: Path, tmp_path: Path
+) -> None:
+    spec = CASES[name]
+    network = tiny_vit() if name == "a pretrained model" else load_run(trained_run)[0]
+    model = tmp_path / "model.onnx"
+    export_network(network, spec, model)
+    frames = sample_frames(sample_data, spec)
+    with OnnxRuntimeSession(model, spec) as session, TorchSession(network, spec) as reference:
+        got, expected = session.infer(frames), reference.infer(frames)
+    assert worst(got.score, expected.score) < 1e-3
+    assert got.anomaly_map.shape == (4, 64, 64)
+    np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, rtol=1e-3)
+    np.testing.assert_array_equal(got.score, got.anomaly_map.max(axis=(1, 2)))
+    assert len(set(expected.score.tolist())) == 4, "frames that differ score differently"
+
+
+def test_the_bundles_graphs_score_as_the_run(
+    trained_run: Path, exported_bundle: Path, sample_data: Path
+) -> None:
+    bundle = Bundle(exported_bundle)
+    network, record = load_run(trained_run)
+    assert bundle.manifest.frame == record.frame
+    assert (bundle.manifest.trained, bundle.manifest.held_out) == (record.trained, record.held_out)
+    assert bundle.manifest.precisions == ["fp32", "fp16"]
+    assert not bundle.manifest.calibrated
+    frames = sample_frames(sample_data, record.frame)
+    expected = TorchSession(network, record.frame).infer(frames).score
+    for precision, limit in (("fp32", 1e-3), ("fp16", 1e-2)):
+        with OnnxRuntimeSession(exported_bundle / f"model.{precision}.onnx", record.frame) as session:
+            assert worst(session.infer(frames).score, expected) < limit
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_graph_is_as_the_contract_says(exported_bundle: Path, precision: str) -> None:
+    model = onnx.load(exported_bundle / f"model.{precision}.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    (opset,) = (o.version for o in model.opset_import if o.domain == "")
+    assert opset >= 19
+    assert {o.domain for o in model.opset_import if o.domain} <= {"", "pkg.onnxscript.torch_lib"}
+    (frames,) = model.graph.input
+    assert frames.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    users = [n.op_type for n in model.graph.node if frames.name in n.input]
+    assert users == ["Cast"]
+    assert model.graph.node[0].op_type == "Cast"
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        assert all(d.WhichOneof("value") == "dim_value" and d.dim_value > 0 for d in dims), value.name
+    outputs = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
+    assert outputs == {"score": [1], "anomaly_map": [1, 64, 64]}
+    assert {o.type.tensor_type.elem_type for o in model.graph.output} == {onnx.TensorProto.FLOAT}
+    assert not {n.op_type for n in model.graph.node} & {"RandomNormal", "RandomNormalLike", "Loop", "If"}
+
+
+@pytest.mark.parametrize("kind", ["filters", "a pretrained model"])
+def test_half_precision_is_in_the_graph(kind: str, trained_run: Path, tmp_path: Path) -> None:
+    network = load_run(trained_run)[0] if kind == "filters" else tiny_vit()
+    path = tmp_path / "half.onnx"
+    export_network(network, FrameSpec(64, 64, 3), path, half=True)
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    types |= {t.name: t.data_type for t in model.graph.initializer}
+    products = [[types[name] for name in n.input] for n in model.graph.node if n.op_type in ("MatMul", "Gemm")]
+    assert len(products) > 8
+    assert {kind for inputs in products for kind in inputs} == {onnx.TensorProto.FLOAT16}
+    assert {o.type.tensor_type.elem_type for o in model.graph.output} == {onnx.TensorProto.FLOAT}
+    single = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    assert not any("decoder" in name and "weight" in name for name in single)
+    assert network.decoder.head.weight.dtype == torch.float32, "the network itself is not changed"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_graph_tells_nothing_of_the_host(exported_bundle: Path, precision: str) -> None:
+    data = (exported_bundle / f"model.{precision}.onnx").read_bytes()
+    here = Path(__file__).resolve().parents[2]
+    for word in (str(here), str(Path.home()), sys.prefix, "site-packages", ".py", "def forward", "Traceback"):
+        assert word.encode() not in data, word
+    assert not re.search(rb"/(home|root|tmp|usr)/", data)
+    manifest = (exported_bundle / "manifest.json").read_text()
+    assert str(here) not in manifest
+
+
+def test_the_same_run_gives_the_same_bytes(trained_run: Path, exported_bundle: Path, tmp_path: Path) -> None:
+    again = export_run(trained_run, tmp_path / "part.bundle").path
+    assert {p.name: p.read_bytes() for p in again.iterdir()} == {
+        p.name: p.read_bytes() for p in exported_bundle.iterdir()
+    }
+
+
+def test_a_graph_that_does_not_say_what_torch_says_is_refused(
+    trained_run: Path, exported_bundle: Path
+) -> None:
+    network, record = load_run(trained_run)
+    model = exported_bundle / "model.fp32.onnx"
+    assert check_parity(network, model, record.frame) < 1e-3
+    with torch.no_grad():
+        network.decoder.head.bias += 1
+    with pytest.raises(ArtefactError, match="scores differently from torch"):
+        check_parity(network, model, record.frame)
+
+
+def test_a_graph_that_breaks_the_contract_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    check_graph(tiny_model, FrameSpec(64, 48, 3))
+    with pytest.raises(ArtefactError, match="takes"):
+        check_graph(tiny_model, FrameSpec(64, 64, 3))
+    model = onnx.load(tiny_model)
+    model.graph.node[0].op_type = "Identity"
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with pytest.raises(ArtefactError, match="no valid ONNX"):
+        check_graph(tmp_path / "wrong.onnx", FrameSpec(64, 48, 3))
+
+
+def test_the_command_makes_a_bundle_for_the_cameras_frame(
+    trained_run: Path, tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "line 3.bundle"
+    code, text, _ = command(
+        "export", trained_run, "--out", out, "--frame-size", "320x240", "--mono", "--json", "-"
+    )
+    assert code == 0
+    told = json.loads(text)
+    assert told["frame"] == {"width": 320, "height": 240, "channels": 1, "batch": 1}
+    assert Bundle(out).manifest.name == "line-3"
+    assert set(told["files"]) == {"model.fp32.onnx", "model.fp16.onnx"}
+
+
+def test_a_name_is_made_of_the_folders() -> None:
+    assert bundle_name(Path("x/brick.bundle")) == "brick"
+    assert bundle_name(Path("Zeile 3 größer")) == "Zeile-3-gr--er"
+    assert bundle_name(Path("...bundle")) == "bundle"
+    assert bundle_name(Path("€€")) == "--"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frame-size", "640"], "is no frame size"),
+        (["--frame-size", "8x8"], "far smaller"),
+        (["--batch", "0"], "batch of 0 is out of range"),
+        (["--batch", "65"], "batch of 65 is out of range"),
+    ],
+)
+def test_bad_options_end_in_two(
+    trained_run: Path, tmp_path: Path, command: Command, arguments: list[str], message: str
+) -> None:
+    code, out, err = command("export", trained_run, "--out", tmp_path / "x.bundle", *arguments)
+    assert (code, out, len(err.splitlines())) == (2, "", 2)
+    assert message in err
+    assert not (tmp_path / "x.bundle").exists()
+
+
+def test_no_run_and_a_taken_place(trained_run: Path, tmp_path: Path, command: Command) -> None:
+    assert command("export", tmp_path / "nothing", "--out", tmp_path / "x")[0] == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letters.txt").touch()
+    with pytest.raises(InputError, match="is no bundle"):
+        export_run(trained_run, tmp_path / "mine")
