@@ -313,6 +313,16 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
+def check_out(path: Path) -> None:
+    """Refuse to write a bundle over something else.
+
+    Raises:
+        InputError: `path` holds something that is no bundle.
+    """
+    if path.exists() and not is_bundle(path) and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists and is no bundle", "give another --out")
+
+
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
     """Write a bundle, whole or not at all; an existing bundle at `path` is replaced.
 
@@ -325,8 +335,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path | byte
         InputError: `path` is something else than a bundle or an empty folder, or cannot be written.
         DiskFullError: no space left.
     """
-    if path.exists() and not is_bundle(path) and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists and is no bundle", "give another --out")
+    check_out(path)
     with atomic_path(path) as work:
         work.mkdir()
         entries = {}

@@ -78,7 +78,13 @@ class Config:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "filterbank": {"decoder_width": 96, "decoder_heads": 3, "learning_rate": 1e-3, "steps": 300},
+    "filterbank": {
+        "decoder_width": 96,
+        "decoder_heads": 3,
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "steps": 300,
+    },
 }
 """Backbone -> defaults that differ for it: its decoder starts from features that nobody trained."""
 

@@ -1,6 +1,6 @@
 """Does guided noise win? Train the sample data with guided, random and no noise, over seeds, and write the table.
 
-    python -m benchmarks.perturbation OUT --seeds 3 --steps 200
+    python -m benchmarks.perturbation OUT --seeds 3 --steps 300 --jobs 2
 
 One model a surface. Random noise has the same energy as guided noise: the same mean square over each image. OUT gets
 `perturbation.json`, one entry a training, and the table is printed as Markdown.
@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from agp_edge.datasets import load_dataset
 from agp_edge.evaluation import evaluate
@@ -33,7 +37,8 @@ STUDENT_T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7:
 
 
 def measure(data: Path, surface: str, **settings: Any) -> dict[str, Any]:
-    """Train one model on one surface, and evaluate it."""
+    """Train one model on one surface on one thread, and evaluate it."""
+    torch.set_num_threads(1)
     dataset = load_dataset(data / surface)
     config = make_config(backbone="filterbank", **settings)
     with tempfile.TemporaryDirectory(prefix="agp-edge-study-") as scratch:
@@ -85,8 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perturbation", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
     parser.add_argument("--surfaces", nargs="+", default=list(SURFACES), choices=SURFACES)
+    parser.add_argument("--noises", nargs="+", default=list(NOISES), choices=NOISES)
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=JSON")
     given = parser.parse_args(arguments)
     settings = {
@@ -96,15 +103,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="agp-edge-study-data-") as scratch:
         data = Path(scratch) / "data"
         make_sample_data(data, surfaces=tuple(given.surfaces))
-        for seed in range(given.seeds):
-            for surface in given.surfaces:
-                for noise in NOISES:
-                    result = measure(data, surface, noise=noise, seed=seed, steps=given.steps, **settings)
-                    results.append(result)
-                    print(json.dumps(result), file=sys.stderr, flush=True)
-                    # After each training: hours of work are not lost to an interrupt.
-                    write_json(given.out / "perturbation.json", {"versions": versions(), "results": results})
-    print(table(results))
+        with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+            waiting = [
+                pool.submit(measure, data, surface, noise=noise, seed=seed, steps=given.steps, **settings)
+                for seed in range(given.seeds)
+                for surface in given.surfaces
+                for noise in given.noises
+            ]
+            for finished in as_completed(waiting):
+                results.append(finished.result())
+                print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+                # After each training: hours of work are not lost to an interrupt.
+                write_json(
+                    given.out / "perturbation.json", {"versions": versions(), "results": in_order(results)}
+                )
+    print(table(in_order(results)))
+
+
+def in_order(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By noise, surface and seed, whichever training ended first."""
+    return sorted(results, key=lambda r: (NOISES.index(r["noise"]), SURFACES.index(r["surface"]), r["seed"]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from agp_edge import __version__
-from agp_edge.bundle import Bundle, Manifest, model_file, write_bundle
+from agp_edge.bundle import Bundle, Manifest, check_out, model_file, write_bundle
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.frame import FrameSpec, Precision
@@ -54,6 +54,7 @@ def export_run(
         InputError, ArtefactError: the run cannot be read, or `out` cannot be written.
         ArtefactError: a graph does not say what torch says.
     """
+    check_out(out)
     network, record = load_run(run)
     if not 1 <= batch <= 64:
         raise InputError(f"a batch of {batch} is out of range", "give --batch 1 to 64")

@@ -26,6 +26,9 @@ def run_command(app: Callable[..., Any], *, debug: bool = False) -> int:
         result = app(standalone_mode=False)
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
+        if code == INTERRUPTED:
+            # Some typers turn Ctrl-C into this result on their own.
+            print("interrupted", file=sys.stderr)
         return code
     except AgpEdgeError as error:
         if debug:

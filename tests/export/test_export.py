@@ -51,7 +51,6 @@ def tiny_vit() -> AGPNet:
 
 
 CASES = {
-    "mono": FrameSpec(256, 256, 1),
     "another size": FrameSpec(640, 480, 3),
     "a batch of 2": FrameSpec(256, 256, 3, 2),
     "a pretrained model": FrameSpec(128, 64, 3),
@@ -143,10 +142,9 @@ def test_the_graph_tells_nothing_of_the_host(exported_bundle: Path, precision: s
 
 
 def test_the_same_run_gives_the_same_bytes(trained_run: Path, exported_bundle: Path, tmp_path: Path) -> None:
-    again = export_run(trained_run, tmp_path / "part.bundle").path
-    assert {p.name: p.read_bytes() for p in again.iterdir()} == {
-        p.name: p.read_bytes() for p in exported_bundle.iterdir()
-    }
+    network, record = load_run(trained_run)
+    export_network(network, record.frame, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (exported_bundle / "model.fp32.onnx").read_bytes()
 
 
 def test_a_graph_that_does_not_say_what_torch_says_is_refused(
@@ -173,7 +171,7 @@ def test_a_graph_that_breaks_the_contract_is_refused(tmp_path: Path, tiny_model:
 
 
 def test_the_command_makes_a_bundle_for_the_cameras_frame(
-    trained_run: Path, tmp_path: Path, command: Command
+    trained_run: Path, sample_data: Path, tmp_path: Path, command: Command
 ) -> None:
     out = tmp_path / "line 3.bundle"
     code, text, _ = command(
@@ -184,13 +182,17 @@ def test_the_command_makes_a_bundle_for_the_cameras_frame(
     assert told["frame"] == {"width": 320, "height": 240, "channels": 1, "batch": 1}
     assert Bundle(out).manifest.name == "line-3"
     assert set(told["files"]) == {"model.fp32.onnx", "model.fp16.onnx"}
+    spec = FrameSpec(320, 240, 1)
+    frames = sample_frames(sample_data, spec)
+    with OnnxRuntimeSession(out / "model.fp32.onnx", spec) as session:
+        expected = TorchSession(load_run(trained_run)[0], spec).infer(frames).score
+        assert worst(session.infer(frames).score, expected) < 1e-3
 
 
 def test_a_name_is_made_of_the_folders() -> None:
     assert bundle_name(Path("x/brick.bundle")) == "brick"
     assert bundle_name(Path("Zeile 3 größer")) == "Zeile-3-gr--er"
-    assert bundle_name(Path("...bundle")) == "bundle"
-    assert bundle_name(Path("€€")) == "--"
+    assert bundle_name(Path("...bundle")) == bundle_name(Path("€€")) == "model"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,295 @@
+"""Calibration: the splits keep apart what must be apart, and the INT8 graph has the form that TensorRT takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from agp_edge.bundle import Bundle, split_held_out
+from agp_edge.datasets import content_hashes, load_dataset
+from agp_edge.datasets.base import Dataset
+from agp_edge.datasets.images import write_png
+from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+from agp_edge.errors import ArtefactError, GateError, InputError
+from agp_edge.files import sha256_bytes, sha256_file
+from agp_edge.verdict import choose_threshold
+from calib import calibrate as calibrate_module
+from calib.calibrate import Calibration, calibrate, choose_splits
+from calib.quantise import METHODS, Method, check_scales, quantise
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fresh(exported_bundle: Path, tmp_path: Path) -> Path:
+    """An uncalibrated bundle. Yours to spoil."""
+    return Path(shutil.copytree(exported_bundle, tmp_path / "part.bundle"))
+
+
+def good_images(data: Path) -> list[Path]:
+    return sorted(data.glob("*/train/good/*.png"))
+
+
+def folder_of(place: Path, files: list[Path]) -> Path:
+    place.mkdir(parents=True)
+    for i, file in enumerate(files):
+        shutil.copy(file, place / f"{i:03}.png")
+    return place
+
+
+def of_bundle(bundle: Path, data: Path, which: str) -> list[Path]:
+    """Images of a data set that the bundle's network was trained on, or that were held out."""
+    hashes = set(getattr(Bundle(bundle).manifest, which))
+    return [file for file in good_images(data) if sha256_file(file) in hashes]
+
+
+def test_parts_are_disjoint_and_gate_and_threshold_never_trained_on(calibrated_bundle: Path) -> None:
+    manifest = Bundle(calibrated_bundle).manifest
+    parts = {name: set(hashes) for name, hashes in manifest.splits.items()}
+    assert {name: len(part) for name, part in parts.items()} == {
+        "ranges": 26, "search": 26, "gate": 16, "threshold": 16
+    }  # fmt: skip
+    assert len(set.union(*parts.values())) == 84, "no image is in two parts"
+    assert parts["ranges"] | parts["search"] == set(manifest.trained)
+    assert parts["gate"] | parts["threshold"] == set(manifest.held_out)
+
+
+def test_what_is_recorded_can_be_repeated(calibrated_bundle: Path, sample_data: Path) -> None:
+    bundle = Bundle(calibrated_bundle)
+    manifest = bundle.manifest
+    by_hash = {sha256_file(file): file.relative_to(sample_data).as_posix() for file in good_images(sample_data)}
+    for frame in manifest.frames:
+        assert by_hash[frame.sha256] == frame.name
+        assert frame.sha256 in manifest.splits[frame.part]
+    assert sum(frame.self_test for frame in manifest.frames) == 4
+    assert {frame.part for frame in manifest.frames if frame.self_test} == {"gate"}
+    report = manifest.artefacts["int8"]["gate"]
+    for part in ("gate", "threshold"):
+        assert report["splits"][part] == sha256_bytes("\n".join(sorted(manifest.splits[part])).encode())
+    for precision in manifest.precisions:
+        with OnnxRuntimeSession(bundle.model_path(precision), manifest.frame) as session:
+            scores = session.infer(bundle.load_frames("threshold")[1]).score.tolist()
+        assert sorted(scores) == manifest.normal_scores(precision)
+    entries, frames = bundle.load_frames()
+    with OnnxRuntimeSession(bundle.model_path("fp32"), manifest.frame) as session:
+        assert session.infer(frames).score.tolist() == [entry.score for entry in entries]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_int8_has_the_form_that_tensorrt_takes(
+    method: Method, exported_bundle: Path, calibrated_bundle: Path, tmp_path: Path
+) -> None:
+    _, frames = Bundle(calibrated_bundle).load_frames("threshold")
+    out = tmp_path / "model.int8.onnx"
+    told: list[int] = []
+    n = quantise(
+        exported_bundle / "model.fp32.onnx", out, frames, batch=1, method=method,
+        progress=lambda done, total, note="": told.append(done),
+    )  # fmt: skip
+    assert told == list(range(1, 17))
+    model = onnx.load(out)
+    onnx.checker.check_model(model, full_check=True)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    producer = {name: node for node in model.graph.node for name in node.output}
+    operators = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+    quantised = [o for o in operators if all(producer.get(i, o).op_type == "DequantizeLinear" for i in o.input[:2])]
+    assert len(quantised) == n == 10, "2 blocks of 4, and a linear layer on either side"
+    for node in quantised:
+        weight = producer[node.input[1]]
+        scale = constants[weight.input[1]]
+        assert scale.ndim == 1, "a scale for every channel"
+        assert scale.size > 1
+        assert constants[weight.input[0]].dtype == np.int8
+        if len(node.input) > 2:
+            assert producer.get(node.input[2]) is None, "the bias is not quantised"
+            assert constants[node.input[2]].dtype == np.float32
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = constants[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+            assert (constants[node.input[1]] > 0).all()
+    assert not {n.op_type for n in model.graph.node} & {"QLinearMatMul", "MatMulInteger", "ConvInteger"}
+    check_scales(out)
+
+
+def test_methods_give_other_ranges(exported_bundle: Path, calibrated_bundle: Path, tmp_path: Path) -> None:
+    _, frames = Bundle(calibrated_bundle).load_frames("gate")
+    methods: tuple[Method, ...] = ("max", "entropy", "percentile")
+    for method in methods:
+        quantise(exported_bundle / "model.fp32.onnx", tmp_path / method, frames, batch=1, method=method)
+    assert len({sha256_file(tmp_path / method) for method in METHODS}) == 3
+    quantise(exported_bundle / "model.fp32.onnx", tmp_path / "again", frames, batch=1)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "max").read_bytes()
+
+
+def test_a_scale_that_is_none_is_found(calibrated_bundle: Path, tmp_path: Path) -> None:
+    for value in (0.0, np.inf, np.nan):
+        model = onnx.load(calibrated_bundle / "model.int8.onnx")
+        scale = next(t for t in model.graph.initializer if t.name.endswith("_scale"))
+        values = onnx.numpy_helper.to_array(scale).copy()
+        values[...] = value
+        scale.CopyFrom(onnx.numpy_helper.from_array(values, scale.name))
+        onnx.save(model, tmp_path / "model.onnx")
+        with pytest.raises(ArtefactError, match="is no scale"):
+            check_scales(tmp_path / "model.onnx")
+
+
+def test_a_graph_without_trained_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    frames = np.zeros((2, 48, 64, 3), np.uint8)
+    with pytest.raises(ArtefactError, match="no operator with trained weights"):
+        quantise(tiny_model, tmp_path / "out.onnx", frames, batch=1)
+    with pytest.raises(InputError, match="fewer than one batch of 3"):
+        quantise(tiny_model, tmp_path / "out.onnx", frames, batch=3)
+
+
+def test_the_same_input_gives_the_same_bundle(fresh: Path, calibrated_bundle: Path, sample_data: Path) -> None:
+    calibrate(fresh, load_dataset(sample_data))
+    for file in (p for p in calibrated_bundle.rglob("*") if p.is_file()):
+        same = fresh / file.relative_to(calibrated_bundle)
+        assert same.read_bytes() == file.read_bytes(), file.name
+
+
+def test_few_frames_are_warned_of_and_counted(fresh: Path, sample_data: Path, command: Command) -> None:
+    code, out, err = command("calibrate", fresh, sample_data, "--frames", 10, "--json", "-")
+    assert code == 0
+    told = json.loads(out)
+    assert told["splits"] == {"ranges": 10, "search": 10, "gate": 16, "threshold": 16}
+    assert told["warnings"] == ["INT8 ranges come from 10 frames; 100 or more are advised"]
+    assert "warning: INT8 ranges come from 10 frames" in err
+    assert set(told["gates"]) == {"fp16", "int8"}
+    assert told["thresholds"]["fp32"]["n"] == 16
+
+
+def test_new_good_images_alone_will_do(fresh: Path, sample_data: Path, tmp_path: Path) -> None:
+    files = good_images(sample_data)
+    new = tmp_path / "new"
+    new.mkdir()
+    from agp_edge.datasets.images import read_image
+
+    for i, file in enumerate(files[:64]):
+        write_png(new / f"{i:03}.png", read_image(file)[:, ::-1].copy())
+    result = calibrate(fresh, load_dataset(new))
+    assert result.splits == {"ranges": 16, "search": 16, "gate": 16, "threshold": 16}
+    parts = Bundle(fresh).manifest.splits
+    assert len(set().union(*parts.values())) == 64
+
+
+def test_too_few_new_images_are_inconclusive_and_fp32_works_all_the_same(
+    fresh: Path, sample_data: Path, tmp_path: Path, command: Command
+) -> None:
+    held_out = of_bundle(fresh, sample_data, "held_out")
+    some = folder_of(tmp_path / "some", [*of_bundle(fresh, sample_data, "trained")[:20], *held_out[:20]])
+    code, out, err = command("calibrate", fresh, some)
+    assert code == 3
+    assert "INCONCLUSIVE: 10 gate frames" in err.splitlines()[-2]
+    assert "fp32  threshold" in out
+    manifest = Bundle(fresh).manifest
+    assert manifest.calibrated
+    assert len(manifest.normal_scores("fp32")) == 10
+
+
+BAD: dict[str, tuple[Callable[[Path, Path, Path], Path], list[str], str]] = {
+    "only trained images": (
+        lambda bundle, data, place: folder_of(place, of_bundle(bundle, data, "trained")), [], "not trained on",
+    ),
+    "another size": (
+        lambda bundle, data, place: (write_png(place / "a.png", np.zeros((64, 64, 3), np.uint8)),
+                                     write_png(place / "b.png", np.zeros((64, 64, 3), np.uint8)), place)[-1],
+        [], "64x64",
+    ),
+    "an unreadable image": (
+        lambda bundle, data, place: [(p / "000.png").write_bytes(b"\x89PNG") and p
+                                     for p in [folder_of(place, good_images(data)[:4])]][0],
+        [], "000.png",
+    ),
+    "an empty folder": (lambda bundle, data, place: place.mkdir() or place, [], "is empty"),
+    "no data": (lambda bundle, data, place: place, [], "there is no data set"),
+    "no frames": (lambda bundle, data, place: data, ["--frames", "0"], "0 frames cannot be chosen"),
+    "an unknown method": (lambda bundle, data, place: data, ["--method", "best"], "no calibration method 'best'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "options", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_ends_in_two_and_leaves_the_bundle_alone(
+    fresh: Path, sample_data: Path, tmp_path: Path, command: Command,
+    make: Callable[[Path, Path, Path], Path], options: list[str], message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "place").parent.mkdir(exist_ok=True)
+    data = make(fresh, sample_data, tmp_path / "place")
+    before = {p.name: p.read_bytes() for p in fresh.iterdir()}
+    code, out, err = command("calibrate", fresh, data, *options)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-2]
+    assert {p.name: p.read_bytes() for p in fresh.iterdir()} == before
+
+
+def fail_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every precision but the reference measure one gate frame as far above."""
+    measure = calibrate_module.measure
+
+    def measured(session: Any, *arguments: Any) -> Any:
+        scores = measure(session, *arguments)
+        if session.precision == "fp32":
+            return scores
+        return replace(scores, gate=[1e6, *scores.gate[1:]])
+
+    monkeypatch.setattr(calibrate_module, "measure", measured)
+
+
+def test_a_graph_that_its_gate_refuses_is_left_out(
+    fresh: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_the_gate(monkeypatch)
+    result = calibrate(fresh, load_dataset(sample_data))
+    with pytest.raises(GateError, match=r"flipped on 1 of 16 frames"):
+        result.check()
+    bundle = Bundle(fresh)
+    assert bundle.manifest.precisions == ["fp32"]
+    assert bundle.manifest.calibrated
+    assert bundle.manifest.artefacts["int8"]["gate"]["outcome"] == "refused", "and it is written down"
+    with pytest.raises(InputError):
+        bundle.model_path("int8")
+
+
+def test_an_accepted_graph_stays_with_its_reason(
+    fresh: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    fail_the_gate(monkeypatch)
+    code, _, _ = command("calibrate", fresh, sample_data, "--accept", "trial on line 3")
+    assert code == 0
+    manifest = Bundle(fresh).manifest
+    assert manifest.precisions == ["fp32", "fp16", "int8"]
+    assert manifest.artefacts["int8"]["accepted"] == "trial on line 3"
+
+
+def test_choose_splits_by_hand() -> None:
+    hashes = [f"{i:02}" for i in range(12)]
+    splits = choose_splits(hashes, set(hashes[:6]), 2)
+    assert splits == {"ranges": ["00", "02"], "search": ["01", "03"], "threshold": ["06", "08", "10"], "gate": ["07", "09", "11"]}  # fmt: skip
+    # None was trained on: half serves the ranges and the search, and is kept out of the rest.
+    fresh = choose_splits(hashes, set(), 100)
+    assert not {*fresh["ranges"], *fresh["search"]} & {*fresh["gate"], *fresh["threshold"]}
+    assert sorted(sum(fresh.values(), [])) == hashes
+    assert choose_splits(hashes, set(hashes), 100)["threshold"] == []
+    assert split_held_out(["b", "a", "c"]) == {"threshold": ["a", "c"], "gate": ["b"]}
+
+
+def test_a_calibration_describes_itself(fresh: Path, sample_data: Path) -> None:
+    dataset: Dataset = load_dataset(sample_data)
+    assert len(content_hashes(dataset.classes[0].train)) == 42
+    result: Calibration = calibrate(fresh, dataset)
+    text = result.describe()
+    for precision, threshold in result.thresholds.items():
+        assert re.search(rf"^{precision}  threshold {threshold.value:.6g} from n = 16", text, re.MULTILINE)
+        assert threshold == choose_threshold(Bundle(fresh).manifest.normal_scores(precision))
+    assert "10 operators in INT8" in text
