@@ -123,7 +123,7 @@ def calibrate(
     samples = [s for data in dataset.classes for s in (*data.train, *data.validation)]
     by_hash = dict(zip(content_hashes(samples), samples, strict=True))
     splits = choose_splits(list(by_hash), set(manifest.trained), frames)
-    if not splits["threshold"]:
+    if not splits["threshold"] or not splits["ranges"]:
         raise InputError(
             f"{dataset.root} has no good image that the network was not trained on, or too few",
             "give the folder that it was trained on (training held some out), or new good images",
@@ -161,7 +161,9 @@ def calibrate(
         reports: dict[Precision, GateReport] = {
             p: judge(scores["fp32"], s, held_out) for p, s in scores.items() if p != "fp32"
         }
-        refused: list[Precision] = [p for p, r in reports.items() if r.outcome == "refused" and accept is None]
+        refused: list[Precision] = [
+            p for p, r in reports.items() if r.outcome == "refused" and accept is None
+        ]
         for precision in refused:
             del files[model_file(precision)]
         final = replace(

@@ -6,11 +6,12 @@ quantised: the decoder's, and a pretrained backbone's. Fixed filters, the front 
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,11 +143,11 @@ def check_scales(path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime.quantization logs advice to the root logger and warns of its own helpers."""
+    """onnxruntime.quantization logs advice, warns of its own helpers, and prints to stdout, which belongs to results."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
-from agp_edge.bundle import Bundle, BundleFrame, Manifest, split_held_out, split_trained, write_bundle
+from agp_edge.bundle import Bundle, BundleFrame, Manifest, Part, split_held_out, split_trained, write_bundle
 from agp_edge.datasets.images import write_png
 from agp_edge.errors import ArtefactError, DiskFullError, InputError
 from agp_edge.files import sha256_file
@@ -31,10 +31,11 @@ SPEC = FrameSpec(8, 6, 3)
 
 
 def make_manifest() -> Manifest:
+    parts: tuple[Part, ...] = ("gate", "threshold")
     frames = [
         BundleFrame(f"frames/{i}.png", f"good/{i}.png", str(i) * 64, part, i == 0, 1.5)
-        for i, part in enumerate(("gate", "threshold"))
-    ]  # type: list[Any]
+        for i, part in enumerate(parts)
+    ]
     return Manifest(
         name="part",
         frame=SPEC,
@@ -100,8 +101,16 @@ def test_another_order_of_a_split_has_the_same_hash() -> None:
     assert manifest.split_hashes() != replace(manifest, splits={"gate": ["a", "c"]}).split_hashes()
 
 
-def remove(*names: str) -> Callable[[Path], object]:
-    return lambda bundle: [(bundle / name).unlink() for name in names]
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda bundle: (bundle / name).unlink()
+
+
+def to_folder(name: str) -> Callable[[Path], object]:
+    def change(bundle: Path) -> None:
+        (bundle / name).unlink()
+        (bundle / name).mkdir()
+
+    return change
 
 
 def flip_a_bit(name: str) -> Callable[[Path], object]:
@@ -173,7 +182,7 @@ TAMPERING: dict[str, Callable[[Path], object]] = {
     "a linked model": link("model.fp32.onnx"),
     "a linked folder": link("frames"),
     "a linked manifest": link("manifest.json"),
-    "a folder in place of a file": lambda b: ((b / "model.fp32.onnx").unlink(), (b / "model.fp32.onnx").mkdir()),
+    "a folder in place of a file": to_folder("model.fp32.onnx"),
     "a path upwards": name_a_file("../outside"),
     "a path upwards by way of a folder": name_a_file("frames/../../outside"),
     "an absolute path": name_a_file("{outside}"),

@@ -84,7 +84,9 @@ def test_a_reader_that_goes_away_sees_no_traceback() -> None:
 
 
 def test_the_real_program_ends_with_the_code_and_two_lines(tmp_path: Path) -> None:
-    made = subprocess.run([*AGP_EDGE, "verify", str(tmp_path / "x")], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [*AGP_EDGE, "verify", str(tmp_path / "x")], capture_output=True, text=True, check=False
+    )
     assert made.returncode == 2
     assert made.stdout == ""
     assert made.stderr.splitlines() == [

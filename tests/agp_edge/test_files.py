@@ -21,6 +21,25 @@ class SmallDisk(Protocol):
     def listing(self) -> dict[str, bytes]: ...
 
 
+def write_half(path: Path, stop: BaseException, *, folder: bool = False) -> None:
+    """Begin to write, and be stopped."""
+    with atomic_path(path) as work:
+        if folder:
+            work.mkdir()
+            (work / "half").touch()
+        else:
+            work.write_bytes(b"ha")
+        raise stop
+
+
+def write_folder(path: Path, names: list[str], size: int) -> None:
+    """Write a folder of files of a size."""
+    with atomic_path(path) as work:
+        work.mkdir()
+        for name in names:
+            (work / name).write_bytes(bytes(size))
+
+
 def everything(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
 
@@ -44,9 +63,8 @@ def test_a_file_is_replaced_and_folders_are_made(tmp_path: Path) -> None:
 def test_what_stops_half_way_leaves_the_old_file_alone(tmp_path: Path, stop: BaseException) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(type(stop)), atomic_path(path) as work:
-        work.write_bytes(b"ha")
-        raise stop
+    with pytest.raises(type(stop)):
+        write_half(path, stop)
     assert path.read_bytes() == b"old"
     assert everything(tmp_path) == ["file"]
 
@@ -54,13 +72,10 @@ def test_what_stops_half_way_leaves_the_old_file_alone(tmp_path: Path, stop: Bas
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     for name in ("old", "new"):
-        with atomic_path(path) as work:
-            work.mkdir()
-            (work / name).write_text(name)
+        write_folder(path, [name], 3)
     assert everything(tmp_path) == ["folder", "folder/new"]
-    with pytest.raises(RuntimeError), atomic_path(path) as work:
-        work.mkdir()
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(path, RuntimeError(), folder=True)
     assert everything(tmp_path) == ["folder", "folder/new"]
 
 
@@ -75,9 +90,9 @@ def test_an_interrupt_between_the_two_renames_of_a_folder_brings_the_old_one_bac
         assert not path.exists(), "the old folder is aside already"
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as work:
-        work.mkdir()
-        monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(path, ["new"], 3)
     assert everything(tmp_path) == ["folder", "folder/old"]
 
 
@@ -101,10 +116,8 @@ def test_a_full_disk_keeps_the_old_folder(small_disk: SmallDisk) -> None:
     path.mkdir()
     write_bytes(path / "file", b"old")
     small_disk.leave(20_000)
-    with pytest.raises(DiskFullError), atomic_path(path) as work:
-        work.mkdir()
-        for i in range(10):
-            (work / str(i)).write_bytes(bytes(10_000))
+    with pytest.raises(DiskFullError):
+        write_folder(path, list("abcdefghij"), 10_000)
     assert small_disk.listing() == {"folder/file": b"old"}
 
 

@@ -15,7 +15,9 @@ def test_a_frame_size_is_width_by_height() -> None:
     assert parse_frame_size(" 1920X1080 ") == (1920, 1080)
 
 
-@pytest.mark.parametrize("text", ["", "640", "640x", "x480", "0x480", "640x-1", "640x480x3", "6.4x4", "１x１"])
+@pytest.mark.parametrize(
+    "text", ["", "640", "640x", "x480", "0x480", "640x-1", "640x480x3", "6.4x4", "１x１"]
+)
 def test_anything_else_is_none(text: str) -> None:
     with pytest.raises(InputError, match="no frame size") as caught:
         parse_frame_size(text)

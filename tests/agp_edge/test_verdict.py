@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from agp_edge.errors import InputError
 from agp_edge.verdict import Judge, beta_quantile, choose_threshold, find_regions, upper_bound_95
 
-SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0, 3.0]) | st.floats(0, 10), min_size=1, max_size=120)
+SCORES = st.lists(
+    st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0, 3.0]) | st.floats(0, 10), min_size=1, max_size=120
+)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_image_noise_is_inside_the_top_of_the_mask_alone(mask: Tensor) -> None:
 def test_the_noised_share_grows(mask: Tensor, hardness: float, count: int) -> None:
     images = torch.rand(2, 3, 32, 32)
     for noise in ("guided", "random"):
-        config = replace(CONFIG, noise=noise)  # type: ignore[arg-type]
+        config = replace(CONFIG, noise=noise)
         changed = perturb_image(images, mask, GRID, config, hardness, generator()) != images
         patches = changed.any(dim=1).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).any(dim=3).flatten(1)
         assert patches.sum(dim=1).tolist() == [count, count]
@@ -123,7 +123,9 @@ def test_random_image_noise_does_not_look_at_the_mask(mask: Tensor) -> None:
     one = perturb_image(images, mask, GRID, config, 1.0, generator())
     other = perturb_image(images, mask.flip(1), GRID, config, 1.0, generator())
     assert torch.equal(one, other)
-    assert torch.equal(perturb_image(images, mask, GRID, replace(CONFIG, noise="none"), 1.0, generator()), images)
+    assert torch.equal(
+        perturb_image(images, mask, GRID, replace(CONFIG, noise="none"), 1.0, generator()), images
+    )
 
 
 def test_gaussian_noise_is_gaussian() -> None:

@@ -40,7 +40,9 @@ def vit_run(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("vit")
     small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
-    transformers.ViTModel(transformers.ViTConfig(patch_size=16, image_size=64, **small)).save_pretrained(folder / "vit")
+    transformers.ViTModel(transformers.ViTConfig(patch_size=16, image_size=64, **small)).save_pretrained(
+        folder / "vit"
+    )
     settings = make_config(
         backbone=str(folder / "vit"), input_size=64, decoder_heads=3, decoder_blocks=1, steps=2, batch_size=4
     )
@@ -108,6 +110,11 @@ def not_safetensors(run: Path) -> None:
     edit(run, weights_sha256=sha256_file(run / "weights.safetensors"))
 
 
+def add_backbone(run: Path) -> None:
+    (run / "backbone").mkdir()
+    (run / "backbone" / "x").touch()
+
+
 TAMPERING: dict[str, Callable[[Path], object]] = {
     "a bit of the weights": lambda run: flip(run / "weights.safetensors"),
     "no weights": lambda run: (run / "weights.safetensors").unlink(),
@@ -121,7 +128,7 @@ TAMPERING: dict[str, Callable[[Path], object]] = {
     "no backbone": lambda run: edit(run, backbone={}),
     "another backbone": lambda run: edit(run, backbone={"kind": "transformer"}),
     "another frame": lambda run: edit(run, frame={"width": 3}),
-    "a backbone's file too many": lambda run: ((run / "backbone").mkdir(), (run / "backbone" / "x").touch()),
+    "a backbone's file too many": add_backbone,
 }
 
 
@@ -150,7 +157,9 @@ def test_no_run_is_a_mistake_of_the_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["trained_run", "vit_run"])
-def test_a_full_disk_keeps_the_old_run(request: pytest.FixtureRequest, kind: str, small_disk: SmallDisk) -> None:
+def test_a_full_disk_keeps_the_old_run(
+    request: pytest.FixtureRequest, kind: str, small_disk: SmallDisk
+) -> None:
     path = small_disk.path / "run"
     shutil.copytree(request.getfixturevalue(kind), path)
     network, record = load_run(path)

@@ -29,7 +29,10 @@ def test_it_is_a_data_set_without_findings(data: Path) -> None:
     for surface in dataset.classes:
         assert len(surface.train) == 4
         labels = [s.label for s in surface.test]
-        assert {label: labels.count(label) for label in set(labels)} == {"good": 2, **dict.fromkeys(DEFECTS, 2)}
+        assert {label: labels.count(label) for label in set(labels)} == {
+            "good": 2,
+            **dict.fromkeys(DEFECTS, 2),
+        }
         assert all(s.mask is not None for s in surface.test if not s.good)
     found = check_dataset(dataset)
     assert found.findings == []
@@ -44,7 +47,9 @@ def test_a_defect_is_where_its_mask_is(data: Path) -> None:
         assert 0.0005 < share < 0.2, sample.name
         image = read_image(sample.path).astype(float)
         assert image.std() > 5, "a photograph, not a plane"
-    with_colour = sum(np.ptp(read_image(s.path), axis=2).max() > 20 for c in load_dataset(data).classes for s in c.test)
+    with_colour = sum(
+        np.ptp(read_image(s.path), axis=2).max() > 20 for c in load_dataset(data).classes for s in c.test
+    )
     assert with_colour
 
 
@@ -58,7 +63,9 @@ def test_the_same_seed_gives_the_same_files(data: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "again") == contents(data)
     other = contents(tmp_path / "other")
     assert set(other) == set(contents(data))
-    assert all(other[name] != content for name, content in contents(data).items() if "ground_truth" not in name)
+    assert all(
+        other[name] != content for name, content in contents(data).items() if "ground_truth" not in name
+    )
 
 
 def test_it_overwrites_nothing(tmp_path: Path) -> None:

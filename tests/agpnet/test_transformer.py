@@ -110,7 +110,11 @@ def test_the_preprocessors_own_normalisation_is_taken(folder: Callable[[str], Pa
     import shutil
 
     shutil.copytree(folder("vit"), tmp_path / "vit")
-    settings = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    settings = {
+        "image_processor_type": "ViTImageProcessor",
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.2, 0.2],
+    }
     (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(settings))
     assert load_transformer(str(tmp_path / "vit")).mean == (0.5, 0.4, 0.3)
     assert load_transformer(str(folder("vit"))).mean == IMAGENET_MEAN

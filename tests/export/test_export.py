@@ -119,9 +119,11 @@ def test_half_precision_is_in_the_graph(kind: str, trained_run: Path, tmp_path: 
     path = tmp_path / "half.onnx"
     export_network(network, FrameSpec(64, 64, 3), path, half=True)
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
-    types |= {t.name: t.data_type for t in model.graph.initializer}
-    products = [[types[name] for name in n.input] for n in model.graph.node if n.op_type in ("MatMul", "Gemm")]
+    types: dict[str, int] = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    types.update({t.name: t.data_type for t in model.graph.initializer})
+    products = [
+        [types[name] for name in n.input] for n in model.graph.node if n.op_type in ("MatMul", "Gemm")
+    ]
     assert len(products) > 8
     assert {kind for inputs in products for kind in inputs} == {onnx.TensorProto.FLOAT16}
     assert {o.type.tensor_type.elem_type for o in model.graph.output} == {onnx.TensorProto.FLOAT}

@@ -113,9 +113,7 @@ def test_a_refused_engine_leaves_nothing_behind(bundle_copy: Path, reseal: Resea
     assert left(bundle_copy.parent) == []
 
 
-def test_an_accepted_engine_says_why_for_good(
-    bundle_copy: Path, reseal: Reseal, command: Command
-) -> None:
+def test_an_accepted_engine_says_why_for_good(bundle_copy: Path, reseal: Reseal, command: Command) -> None:
     answer_otherwise(bundle_copy)
     reseal(bundle_copy)
     code, out, _ = command("build-engine", bundle_copy, "--precision", "int8", "--accept", "trial on line 3")
@@ -131,7 +129,7 @@ def test_an_accepted_engine_says_why_for_good(
 
 def test_a_proof_that_sixteen_frames_cannot_give_is_refused(calibrated_bundle: Path, tmp_path: Path) -> None:
     target = tmp_path / "part.engine"
-    with pytest.raises(GateError, match="not below 0.500%") as caught:
+    with pytest.raises(GateError, match=r"not below 0\.500%") as caught:
         build_engine(Bundle(calibrated_bundle), "fp32", save_engine=target, prove=0.005)
     assert caught.value.hint.startswith("582 more gate frames")
     assert left(tmp_path) == []

@@ -1,0 +1,161 @@
+"""`build-engine`, `verify` and `compare` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agp_edge.bundle import Bundle
+from agp_edge.datasets.images import read_image, write_png
+from agp_edge.engines import read_sidecar
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def refused(result: tuple[int, str, str], code: int, message: str) -> None:
+    """Hold what a command did against an error of two lines."""
+    got, out, err = result
+    assert (got, out) == (code, ""), err
+    what, hint = err.splitlines()[-2:]
+    assert what.startswith("error: ")
+    assert message in what
+    assert hint.startswith("  ")
+    assert "Traceback" not in err
+
+
+def test_build_engine_builds_all_and_tells(bundle_copy: Path, command: Command) -> None:
+    code, out, _ = command("build-engine", bundle_copy, "--all-precisions", "--json", "-")
+    assert code == 0
+    told = json.loads(out)["engines"]
+    assert [e["precision"] for e in told] == ["fp32", "fp16", "int8"]
+    for engine in told:
+        path = Path(engine["engine"])
+        assert path.name == f"part.{engine['precision']}.onnxruntime.engine"
+        assert engine["size_bytes"] == path.stat().st_size
+        assert engine["plan_sha256"] == read_sidecar(path).plan_sha256
+        assert engine["gate"]["outcome"] == "passed"
+    code, out, _ = command("build-engine", bundle_copy, "--save-engine", bundle_copy.parent / "x.engine")
+    assert code == 0
+    assert out.splitlines()[0] == str(bundle_copy.parent / "x.engine")
+    assert "gate: PASSED: 0 flips in n = 16 gate frames" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "fp8"], "there is no precision 'fp8'"),
+        (["--backend", "gpu"], "there is no backend 'gpu'"),
+        (["--accept", "  "], "--accept was given no reason"),
+        (["--prove", "half"], "'half' is no rate"),
+        (["--all-precisions", "--save-engine", "x.engine"], "--save-engine names one file"),
+        (["--backend", "onnxruntime", "--compute-capability", "8.6"], "takes no --compute-capability"),
+    ],
+)
+def test_build_engine_with_bad_options(
+    calibrated_bundle: Path, command: Command, options: list[str], message: str
+) -> None:
+    refused(command("build-engine", calibrated_bundle, *options), 2, message)
+
+
+def test_build_engine_of_no_bundle_and_of_a_changed_one(
+    tmp_path: Path, bundle_copy: Path, command: Command
+) -> None:
+    refused(command("build-engine", tmp_path / "x"), 2, "there is no bundle")
+    (bundle_copy / "model.fp32.onnx").write_bytes(b"")
+    refused(command("build-engine", bundle_copy), 4, "was changed")
+    (bundle_copy / "model.fp32.onnx").unlink()
+    refused(command("build-engine", bundle_copy), 4, "is missing")
+
+
+def test_build_engine_proves_or_says_how_many_are_missing(
+    calibrated_bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    options = ["--save-engine", tmp_path / "x.engine", "--prove"]
+    refused(command("build-engine", calibrated_bundle, *options, "0.5%"), 3, "not below 0.500%")
+    assert command("build-engine", calibrated_bundle, *options, "0.2")[0] == 0
+
+
+def test_verify_says_what_was_checked(
+    trained_run: Path, exported_bundle: Path, calibrated_bundle: Path, int8_engine: Path, command: Command
+) -> None:
+    for path, kind, checks in (
+        (trained_run, "run", 2),
+        (exported_bundle, "bundle", 2),
+        (calibrated_bundle, "bundle", 3),
+        (int8_engine, "engine", 2),
+    ):
+        code, out, err = command("verify", path, "--json", "-")
+        assert code == 0, err
+        told = json.loads(out)
+        assert (told["kind"], told["good"], len(told["checks"])) == (kind, True, checks)
+        assert ": good" in err
+        assert ("no self-test" in err) == (path == exported_bundle)
+
+
+def test_verify_finds_a_changed_engine(int8_engine: Path, tmp_path: Path, command: Command) -> None:
+    for file in (int8_engine, int8_engine.with_name(int8_engine.name + ".json")):
+        shutil.copy(file, tmp_path)
+    engine = tmp_path / int8_engine.name
+    assert command("verify", engine)[0] == 0
+    data = bytearray(engine.read_bytes())
+    data[len(data) // 2] ^= 1
+    engine.write_bytes(data)
+    refused(command("verify", engine), 4, "was changed")
+    (tmp_path / (engine.name + ".json")).unlink()
+    refused(command("verify", engine), 4, "missing")
+    refused(command("verify", tmp_path), 2, "is neither")
+
+
+def compared(result: tuple[int, str, str]) -> dict[str, Any]:
+    code, out, err = result
+    assert code == 0, err
+    value: dict[str, Any] = json.loads(out)
+    return value
+
+
+def test_compare_any_two_on_the_bundles_own_frames(
+    trained_run: Path, calibrated_bundle: Path, int8_engine: Path, command: Command
+) -> None:
+    for a, b in ((calibrated_bundle, int8_engine), (trained_run, int8_engine), (int8_engine, int8_engine)):
+        told = compared(command("compare", a, b, "--json", "-"))
+        assert (told["outcome"], told["n"], told["flips"]) == ("passed", 16, [])
+        assert told["splits"]["gate"] == Bundle(calibrated_bundle).manifest.split_hashes()["gate"]
+    same = compared(command("compare", int8_engine, int8_engine, "--json", "-"))
+    assert (same["drift_max"], same["map_correlation"]) == (0, pytest.approx(1))
+
+
+def test_compare_on_data_leaves_out_what_was_trained_on(
+    trained_run: Path, exported_bundle: Path, sample_data: Path, calibrated_bundle: Path, command: Command
+) -> None:
+    told = compared(command("compare", trained_run, exported_bundle, sample_data, "--json", "-"))
+    assert told["n"] == 16, "84 images, 52 of them trained on"
+    assert told["splits"]["gate"] == Bundle(calibrated_bundle).manifest.split_hashes()["gate"]
+
+
+def test_compare_refuses_what_flips(
+    exported_bundle: Path, calibrated_bundle: Path, int8_engine: Path, tiny_engine: Path, command: Command
+) -> None:
+    code, out, err = command("compare", calibrated_bundle, int8_engine, "--prove", "1%")
+    assert (code, out.split(":")[0]) == (3, "REFUSED"), "what was measured is a result all the same"
+    assert "not below 1.000%" in err.splitlines()[-2]
+    assert "283 more gate frames" in err.splitlines()[-1]
+    refused(command("compare", exported_bundle, exported_bundle), 2, "neither carries held-out frames")
+    # A camera's other size is bad input, not a verdict.
+    refused(command("compare", calibrated_bundle, tiny_engine), 2, "expected frames of")
+
+
+def test_compare_says_inconclusive(
+    trained_run: Path, exported_bundle: Path, sample_data: Path, tmp_path: Path, command: Command
+) -> None:
+    for i, file in enumerate(sorted((sample_data / "brick" / "train" / "good").iterdir())[:20]):
+        write_png(tmp_path / "few" / f"{i}.png", np.ascontiguousarray(read_image(file)[::-1]))
+    code, out, err = command("compare", trained_run, exported_bundle, tmp_path / "few", "--json", "-")
+    assert code == 3
+    assert json.loads(out)["outcome"] == "inconclusive"
+    assert "INCONCLUSIVE: 10 gate frames" in err

@@ -1,0 +1,129 @@
+"""`train` and its options as a user runs them; `export` and `calibrate` have their tests beside their packages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agp_edge.cli.network import describe_setup, parse_settings
+from agp_edge.errors import InputError
+from agpnet.run import load_run
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def few(sample_data: Path, tmp_path: Path) -> Path:
+    """Six images of one surface."""
+    (tmp_path / "few").mkdir()
+    for file in sorted((sample_data / "gravel" / "train" / "good").iterdir())[:6]:
+        shutil.copy(file, tmp_path / "few")
+    return tmp_path / "few"
+
+
+def small(settings: dict[str, Any]) -> list[str]:
+    return [f"--set={k}={json.dumps(v)}" for k, v in settings.items() if k not in ("backbone", "steps")]
+
+
+def test_train_tells_what_it_did(
+    few: Path, tmp_path: Path, command: Command, tiny_settings: dict[str, Any]
+) -> None:
+    toml = tmp_path / "settings.toml"
+    toml.write_text("steps = 9\nalpha_max = 3.0\nseed = 5\n")
+    run = tmp_path / "run"
+    code, out, err = command(
+        "train", few, "--out", run, "--backbone", "filterbank", "--config", toml, "--setup", "one-class",
+        *small(tiny_settings), "--set", "seed=6", "--set", "steps=4", "--steps", "3", "--noise", "random", "--json", "-",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert {k: told[k] for k in ("run", "step", "classes", "trained", "held_out")} == {
+        "run": str(run), "step": 3, "classes": ["few"], "trained": 4, "held_out": 2,
+    }  # fmt: skip
+    config = told["config"]
+    assert (config["steps"], config["alpha_max"], config["seed"], config["noise"]) == (3, 3.0, 6, "random")
+    assert "one-class: few" in err
+    assert "train: 3/3 loss" in err
+    _, record = load_run(run)
+    assert record.config.to_dict() == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "alpha_max"], "is no NAME=VALUE"),
+        (["--set", "alpha=1"], "no hyper-parameter 'alpha'"),
+        (["--set", "file=x"], "no hyper-parameter 'file'"),
+        (["--set", "steps=many"], "is not a whole number"),
+        (["--steps", "0"], "steps = 0 is out of range"),
+        (["--noise", "loud"], "noise = 'loud'"),
+        (["--setup", "two-class"], "no setup 'two-class'"),
+        (["--set", "input_size=100"], "do not divide"),
+        (["--set", "decoder_width=25"], "no multiple of decoder_heads"),
+        (["--config", "nothing.toml"], "cannot read the configuration nothing.toml"),
+    ],
+)
+def test_train_with_bad_options(
+    few: Path, tmp_path: Path, command: Command, options: list[str], message: str
+) -> None:
+    code, out, err = command("train", few, "--out", tmp_path / "run", "--backbone", "filterbank", *options)
+    assert (code, out) == (2, ""), err
+    assert message in err.splitlines()[-2]
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_of_one_class_out_of_two(sample_data: Path, tmp_path: Path, command: Command) -> None:
+    code, _, err = command("train", sample_data, "--out", tmp_path / "run", "--setup", "one-class")
+    assert code == 2
+    assert f"{sample_data}/brick" in err.splitlines()[-1]
+
+
+def test_train_with_a_backbone_that_is_not_there(
+    few: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    code, out, err = command("train", few, "--out", tmp_path / "run", "--backbone", "nobody/nothing")
+    assert (code, out) == (2, "")
+    assert "cannot load the backbone 'nobody/nothing'" in err.splitlines()[-2]
+    assert "--backbone DIR" in err.splitlines()[-1]
+
+
+def test_train_that_diverges_ends_in_five(
+    few: Path, tmp_path: Path, command: Command, tiny_settings: dict[str, Any]
+) -> None:
+    code, out, err = command(
+        "train", few, "--out", tmp_path / "run", "--backbone", "filterbank", *small(tiny_settings),
+        "--steps", 8, "--set", "learning_rate=1e12",
+    )  # fmt: skip
+    assert (code, out) == (5, "")
+    assert "diverged at step" in err.splitlines()[-2]
+
+
+def test_a_setup_is_told_in_words() -> None:
+    assert describe_setup(["brick"], None, "data") == "one-class: brick"
+    assert describe_setup(["a", "b"], "multi-class", "data") == "multi-class: one model for a, b"
+    with pytest.raises(InputError, match="2 classes"):
+        describe_setup(["a", "b"], "one-class", "data")
+
+
+def test_settings_are_plain_values() -> None:
+    texts = ["a=1", "b = 2.5", "c=true", "d=[1, 2]", "e=guided", "f=./x=y", "g="]
+    assert parse_settings(texts) == {
+        "a": 1,
+        "b": 2.5,
+        "c": True,
+        "d": [1, 2],
+        "e": "guided",
+        "f": "./x=y",
+        "g": "",
+    }
+    for text in ("steps", "=3"):
+        with pytest.raises(InputError, match="is no NAME=VALUE"):
+            parse_settings([text])
