@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,11 @@ from agp_edge.verdict import choose_threshold, upper_bound_95
 
 MIN_FRAMES = 16
 """With fewer gate frames nothing can be said: INCONCLUSIVE."""
+
+MIN_MAP_CORRELATION = 0.95
+MAX_DRIFT = 1.0
+"""An artefact that answers the same to everything flips no good frame: each has its own threshold. So its maps must
+still look like the reference's, and no score may move by more than the gap between threshold and median."""
 
 Outcome = Literal["passed", "refused", "inconclusive"]
 
@@ -67,6 +72,15 @@ class GateReport:
     candidate_threshold: float
     splits: dict[str, str]
 
+    @property
+    def changed(self) -> str | None:
+        """What changed beyond the allowance although no verdict flipped, in words."""
+        if self.map_correlation < MIN_MAP_CORRELATION:
+            return f"its maps correlate with the reference's by {self.map_correlation:.3f}, at least {MIN_MAP_CORRELATION} is needed"
+        if self.drift_max > MAX_DRIFT:
+            return f"a score moved by {self.drift_max:.3g} times the gap between threshold and median, at most {MAX_DRIFT:g} is allowed"
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """As a sidecar or `--json` keeps it."""
         return asdict(self)
@@ -94,6 +108,11 @@ class GateReport:
             shown = ", ".join(self.flips[:8]) + (" …" if len(self.flips) > 8 else "")
             raise GateError(
                 f"the gate refuses {name}: the verdict flipped on {len(self.flips)} of {self.n} frames: {shown}",
+                "take a higher precision, calibrate with more frames, or override for good with --accept REASON",
+            )
+        if self.outcome == "refused" and self.changed:
+            raise GateError(
+                f"the gate refuses {name}: {self.changed}",
                 "take a higher precision, calibrate with more frames, or override for good with --accept REASON",
             )
         if self.outcome == "refused":
@@ -154,13 +173,8 @@ def compare(
     gap = max(reference_threshold - float(np.median(reference.normal)), np.finfo(np.float32).tiny)
     drift = np.abs(after - before) / gap
     unsound = not (np.isfinite(after).all() and np.isfinite(np.asarray(candidate.normal, np.float64)).all())
-    outcome: Outcome = "passed"
-    if n < MIN_FRAMES:
-        outcome = "inconclusive"
-    if flips or unsound or (prove is not None and bound > prove):
-        outcome = "refused" if n >= MIN_FRAMES else outcome
-    return GateReport(
-        outcome=outcome,
+    report = GateReport(
+        outcome="passed",
         n=n,
         flips=flips if not unsound else flips or list(names),
         bound_95=bound,
@@ -172,6 +186,11 @@ def compare(
         candidate_threshold=_finite(candidate_threshold),
         splits=splits,
     )
+    if n < MIN_FRAMES:
+        return replace(report, outcome="inconclusive")
+    if flips or unsound or report.changed or (prove is not None and bound > prove):
+        return replace(report, outcome="refused")
+    return report
 
 
 def _finite(value: float) -> float:

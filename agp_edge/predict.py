@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.datasets.images import read_image, write_png
-from agp_edge.errors import InputError
+from agp_edge.errors import InputError, MissingExtraError
 from agp_edge.files import write_bytes
 from agp_edge.judging import JudgingEngine
 from agp_edge.progress import Progress, silent
@@ -121,6 +121,8 @@ def predict(
     for done, path in enumerate(paths):
         try:
             pixels = conform(read_image(path), engine.session.frame, str(path))
+        except MissingExtraError:
+            raise
         except InputError as error:
             found.failed.append((path, error))
         else:

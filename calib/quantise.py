@@ -27,19 +27,29 @@ METHODS = {"max": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 """Our name -> that of onnxruntime.quantization."""
 
 
+OPERATORS = ("Conv", "Gemm", "MatMul")
+HISTOGRAM_BINS = 2048
+BATCHES_AT_A_TIME = 8
+
+
 class _Reader:
-    """Gives frames to the calibrator, a batch at a time."""
+    """Gives frames to the calibrator, a batch at a time and so many batches before it has to digest them."""
 
     def __init__(self, frames: NDArray[np.uint8], batch: int, progress: Progress) -> None:
         self._batches = frames[: len(frames) // batch * batch].reshape(-1, batch, *frames.shape[1:])
         self._progress = progress
-        self._next = 0
+        self._next = self._pause = 0
+
+    def more(self) -> bool:
+        """Whether there are frames left; lets the next few go."""
+        self._pause = self._next + BATCHES_AT_A_TIME
+        return self._next < len(self._batches)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        if self._next >= len(self._batches):
+        if self._next >= min(len(self._batches), self._pause):
             return None
         self._next += 1
-        self._progress(self._next, len(self._batches))
+        self._progress(self._next, len(self._batches), "ranges")
         return {"frames": self._batches[self._next - 1]}
 
 
@@ -86,36 +96,60 @@ def quantise(
     if len(frames) < batch:
         raise InputError(f"{len(frames)} frames are fewer than one batch of {batch}", "give more good frames")
     with tempfile.TemporaryDirectory(prefix="agp-edge-int8-") as scratch, _quiet():
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        nodes = quantisable(onnx.load(prepared))
+        graph = onnx.load(prepared)
+        nodes = quantisable(graph)
         if not nodes:
             raise ArtefactError(
                 f"{model} has no operator with trained weights to quantise", "export the run again"
             )
-        extra: dict[str, Any] = {
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            "CalibTensorRangeSymmetric": True,
-        }
-        quantize_static(
-            str(prepared),
-            str(out),
-            _Reader(frames, batch, progress),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
+        quantiser = QDQQuantizer(
+            graph,
             per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=_measure_ranges(prepared, frames, batch, method, progress),
             nodes_to_quantize=nodes,
-            calibrate_method=getattr(CalibrationMethod, METHODS[method]),
-            extra_options=extra,
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(OPERATORS),
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         )
+        quantiser.quantize_model()
+        quantiser.model.save_model_to_file(str(out))
     check_scales(out)
     return len(nodes)
+
+
+def _measure_ranges(
+    prepared: Path, frames: NDArray[np.uint8], batch: int, method: Method, progress: Progress
+) -> Any:
+    """The range of every activation, as onnxruntime.quantization keeps them.
+
+    Driven here rather than by `quantize_static`, which gives the entropy method as many bins in the histogram as in the
+    quantised range, so that it can only answer what `max` answers; and which holds the activations of all frames at once.
+    """
+    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+
+    extra: dict[str, Any] = {"symmetric": True}
+    if method != "max":
+        extra["num_bins"] = HISTOGRAM_BINS
+    calibrator = create_calibrator(
+        str(prepared),
+        list(OPERATORS),
+        augmented_model_path=str(prepared.with_name("augmented.onnx")),
+        calibrate_method=getattr(CalibrationMethod, METHODS[method]),
+        extra_options=extra,
+    )
+    reader = _Reader(frames, batch, progress)
+    while reader.more():
+        calibrator.collect_data(reader)
+    return calibrator.compute_data()
 
 
 def check_scales(path: Path) -> None:

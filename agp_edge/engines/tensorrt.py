@@ -85,12 +85,16 @@ class Capabilities:
         return cls(network_flags, targets, not targets, hasattr(module, "IProgressMonitor"))
 
 
+UNUSUAL_TARGETS = ("7.5",)
+"""Built for only when asked: for Turing, TensorRT-RTX 1.7 has no FP32 matrix product, and refuses FP32 and INT8 graphs."""
+
+
 def choose_targets(
     title: str, offered: dict[str, str], asked: tuple[str, ...], gpus: list[Gpu], no_gpu: str
 ) -> list[str]:
     """The compute capabilities to build for.
 
-    Those asked for; else the GPU that is here; else, ahead of time, everything that is offered.
+    Those asked for; else the GPU that is here; else, ahead of time, everything that is offered but `UNUSUAL_TARGETS`.
 
     Args:
         title: the builder's name.
@@ -127,7 +131,9 @@ def choose_targets(
             f"take --backend tensorrt, or give --compute-capability one of: {', '.join(offered)}",
         )
     # Twice the same would only make the plan longer.
-    return list(dict.fromkeys(asked)) or here or list(offered)
+    return (
+        list(dict.fromkeys(asked)) or here or [target for target in offered if target not in UNUSUAL_TARGETS]
+    )
 
 
 class _TensorRT:

@@ -63,7 +63,7 @@ def test_one_flip_refuses_and_is_named(index: int, value: float) -> None:
 def test_each_is_judged_by_its_own_threshold() -> None:
     eightfold = Scores([8 * s for s in NORMAL], [8 * s for s in GATE], scores().maps)
     report = judge(scores(), eightfold)
-    assert (report.outcome, report.candidate_threshold) == ("passed", 160)
+    assert (report.flips, report.candidate_threshold) == ([], 160)
     assert judge(scores(), scores(normal=[s / 8 for s in NORMAL])).flips == [f"{i}.png" for i in range(19)]
 
 
@@ -134,3 +134,24 @@ def test_rates_are_written_in_two_ways() -> None:
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is no rate"):
         parse_rate(text)
+
+
+def test_an_artefact_that_went_blind_is_refused_although_nothing_flips() -> None:
+    n = len(GATE)
+    rng = np.random.default_rng(0)
+    maps = rng.random((n, 4, 4)).astype(np.float32)
+    seeing = Scores(NORMAL, [5.0] * n, maps)
+    blind = Scores([1.0] * len(NORMAL), [1.0] * n, np.ones((n, 4, 4), np.float32))
+    report = judge(seeing, blind)
+    assert (report.outcome, report.map_correlation) == ("refused", 0.0)
+    with pytest.raises(GateError, match="maps correlate"):
+        report.check("int8")
+
+
+def test_scores_that_moved_far_are_refused_although_nothing_flips() -> None:
+    quiet = [5.0] * len(GATE)
+    eightfold = scores(normal=[8 * s for s in NORMAL], gate=[8 * s for s in quiet])
+    report = judge(scores(gate=quiet), eightfold)
+    assert (report.outcome, report.flips) == ("refused", [])
+    with pytest.raises(GateError, match="a score moved by"):
+        report.check("int8")

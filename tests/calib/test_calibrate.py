@@ -311,3 +311,13 @@ def test_a_calibration_describes_itself(fresh: Path, sample_data: Path) -> None:
         assert re.search(rf"^{precision}  threshold {threshold.value:.6g} from n = 16", text, re.MULTILINE)
         assert threshold == choose_threshold(Bundle(fresh).manifest.normal_scores(precision))
     assert "10 operators in INT8" in text
+
+
+def test_the_methods_differ(exported_bundle: Path, calibrated_bundle: Path, tmp_path: Path) -> None:
+    _, frames = Bundle(calibrated_bundle).load_frames("threshold")
+    graphs = set()
+    for method in METHODS:
+        out = tmp_path / f"{method}.onnx"
+        quantise(exported_bundle / "model.fp32.onnx", out, frames, batch=1, method=method)
+        graphs.add(out.read_bytes())
+    assert len(graphs) == len(METHODS)
