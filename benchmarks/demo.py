@@ -41,7 +41,7 @@ from export.onnx_export import export_run
 
 MARKER = "demo.json"
 FORMAT = "agp-edge-demo"
-STEPS = 200
+STEPS = 400
 COUNTS = SampleCounts(train=320)
 """Enough good images that 32 are left for the gate and 32 for the threshold."""
 VIDEO_FPS = 10.0
@@ -79,7 +79,14 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, *, surface: str = SURFACES[0], steps: int | None = None, note: Note, progress_bar: Bars
+    out: Path,
+    *,
+    surface: str = SURFACES[0],
+    steps: int | None = None,
+    counts: SampleCounts = COUNTS,
+    benchmark_s: float = BENCHMARK_S,
+    note: Note,
+    progress_bar: Bars,
 ) -> DemoResult:
     """Run the chain and leave everything in a folder.
 
@@ -87,6 +94,8 @@ def run_demo(
         out: the folder; a demo that is there is replaced.
         surface: one of the sample surfaces: a line has one product.
         steps: of the training; fewer are faster and worse.
+        counts: images to make.
+        benchmark_s: seconds to measure each engine for.
         note: told, in one line, what each step does.
         progress_bar: opens a listener for long work.
 
@@ -100,15 +109,15 @@ def run_demo(
     result = DemoResult(out)
     chain = _Chain(result, note, progress_bar)
     start = time.monotonic()
-    dataset = chain.make_data(surface)
+    dataset = chain.make_data(surface, counts)
     chain.train(dataset, steps or STEPS)
     bundle = chain.export(dataset)
     engines = chain.build(bundle)
-    counts = chain.judge(dataset, engines["int8"])
+    verdicts = chain.judge(dataset, engines["int8"])
     chain.stream(dataset, engines["int8"])
-    chain.benchmark(engines)
+    chain.benchmark(engines, benchmark_s)
     result.seconds["total"] = round(time.monotonic() - start, 1)
-    result.values["verdicts"] = counts.to_dict()
+    result.values["verdicts"] = verdicts.to_dict()
     chain.row(
         "wall time", f"{result.seconds['total']:.0f} s, of which training {result.seconds['train']:.0f} s"
     )
@@ -152,13 +161,13 @@ class _Chain:
         yield
         self.result.seconds[key] = round(time.monotonic() - start, 1)
 
-    def make_data(self, surface: str) -> Dataset:
+    def make_data(self, surface: str, counts: SampleCounts) -> Dataset:
         data = self.out / "data"
         with self._step(
             "data", f"sample data: photographs of {surface}, defects drawn on them -> {data}/{surface}"
         ):
             with self._bar("images") as progress:
-                make_sample_data(data, surfaces=(surface,), counts=COUNTS, progress=progress)
+                make_sample_data(data, surfaces=(surface,), counts=counts, progress=progress)
             dataset = load_dataset(data / surface)
         n = [
             sum(len(part) for part in (getattr(c, name) for c in dataset.classes))
@@ -284,11 +293,11 @@ class _Chain:
         )
         self.row("", f"{source['ng']} NG; {right} of {len(samples)} verdicts as the truth has it")
 
-    def benchmark(self, engines: dict[Precision, Built]) -> None:
+    def benchmark(self, engines: dict[Precision, Built], seconds: float) -> None:
         reports = {}
         with self._step("benchmark", "benchmark both engines, single-stream, quick mode"):
             for precision, engine in engines.items():
-                report = benchmark_engine(engine.path, data=self.out / "parts.avi", duration_s=BENCHMARK_S)
+                report = benchmark_engine(engine.path, data=self.out / "parts.avi", duration_s=seconds)
                 write_json(self.out / f"benchmark.{precision}.json", report)
                 reports[precision] = report
         for precision, report in reports.items():
