@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
+from agp_edge.cli.options import JSON
 from agp_edge.errors import InputError
 
 if TYPE_CHECKING:
     from agp_edge.engines.builder import Built
-
-JSON = typer.Option(None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout.")
 
 
 def build_engine(
@@ -54,9 +53,11 @@ def build_engine(
 ) -> None:
     """Compile a bundle for a machine, and keep the engine only if no verdict changes.
 
+    Example:
+
     \b
-    agp-edge build-engine brick.bundle --precision int8
-    agp-edge build-engine brick.bundle --backend tensorrt-rtx --compute-capability 8.6
+      agp-edge build-engine brick.bundle --precision int8
+      agp-edge build-engine brick.bundle --backend tensorrt-rtx
     """
     from agp_edge.bundle import Bundle
     from agp_edge.engines.base import BuildOptions
@@ -119,8 +120,10 @@ def verify(
 ) -> None:
     """Say whether a run, bundle or engine is whole, and passes its self-test.
 
+    Example:
+
     \b
-    agp-edge verify brick.bundle
+      agp-edge verify brick.bundle
     """
     from agp_edge.cli.artefacts import kind_of, open_artefact
 
@@ -162,8 +165,10 @@ def compare(
 ) -> None:
     """Hold two artefacts against each other: does any verdict change? Exit 3 if so.
 
+    Example:
+
     \b
-    agp-edge compare brick.bundle brick.int8.onnxruntime.engine
+      agp-edge compare brick.bundle brick.int8.onnxruntime.engine
     """
     from agp_edge.cli.artefacts import find_bundle, open_artefact, trained_hashes
     from agp_edge.engines.measure import frames_of_bundle, frames_of_dataset, judge, measure

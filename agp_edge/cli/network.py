@@ -7,9 +7,8 @@ from pathlib import Path
 import typer
 
 from agp_edge.cli.console import note, progress_bar, require_host, say, table, write_json_result
+from agp_edge.cli.options import JSON
 from agp_edge.errors import InputError
-
-JSON = typer.Option(None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout.")
 
 
 def demo(
@@ -22,8 +21,10 @@ def demo(
 ) -> None:
     """Run the whole chain on sample data, from good parts to verdicts on a video. (host)
 
+    Example:
+
     \b
-    agp-edge demo
+      agp-edge demo
     """
     module = require_host("benchmarks.demo", "demo")
     result = module.run_demo(out, surface=surface, steps=steps, note=note, progress_bar=progress_bar)
@@ -56,9 +57,11 @@ def train(
 ) -> None:
     """Train AGPNet on good images only. (host)
 
+    Example:
+
     \b
-    agp-edge train DATA --out RUN --backbone filterbank
-    agp-edge train DATA --out RUN --backbone ./dino-vits16 --set alpha_max=2
+      agp-edge train DATA --out RUN --backbone filterbank
+      agp-edge train DATA --out RUN --backbone ./dino-vits16 --set alpha_max=2
     """
     module = require_host("agpnet.training", "train")
     make_config = require_host("agpnet.config", "train").make_config
@@ -141,8 +144,10 @@ def export(
 ) -> None:
     """Export a run to a bundle: ONNX graphs that take the camera's own frames. (host)
 
+    Example:
+
     \b
-    agp-edge export RUN --out brick.bundle --frame-size 640x480
+      agp-edge export RUN --out brick.bundle --frame-size 640x480
     """
     module = require_host("export.onnx_export", "export")
     from agp_edge.frame import parse_frame_size
@@ -176,8 +181,10 @@ def calibrate(
 ) -> None:
     """Make the INT8 graph and the thresholds out of held-out good images. (host)
 
+    Example:
+
     \b
-    agp-edge calibrate brick.bundle DATA
+      agp-edge calibrate brick.bundle DATA
     """
     module = require_host("calib.calibrate", "calibrate")
     from agp_edge.datasets import load_dataset
