@@ -31,7 +31,7 @@ class Config:
         where: perturb features, the image, or both. [paper: both]
         mask: attention of the backbone (prior), of the EMA decoder (learned), or both. [paper: both]
         ema: keep an exponential moving average of the decoder for the learned mask; off uses the decoder itself. [paper: on]
-        ema_decay: eta. [default: 0.999]
+        ema_decay: eta, reached from below as (1 + t) / (10 + t). [default: 0.999]
         alpha_max: strength of guided noise at the end, in units of rms(F). [default: 1.25]
         alpha_schedule: linear, from easy to hard, or constant. [paper: linear]
         beta: strength of noise everywhere. [default: 0.1]

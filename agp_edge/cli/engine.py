@@ -153,7 +153,7 @@ def compare(
     a: Path = typer.Argument(..., metavar="A", help="The reference: a run, bundle or engine."),
     b: Path = typer.Argument(..., metavar="B", help="The candidate: a run, bundle or engine."),
     data: Path | None = typer.Argument(
-        None, metavar="[DATA]", help="Good images neither was trained on; by default the bundle's own."
+        None, metavar="DATA", help="Good images neither was trained on; by default the bundle's own."
     ),
     prove: str | None = typer.Option(
         None,

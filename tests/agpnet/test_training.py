@@ -26,7 +26,7 @@ from agpnet.config import Config, config_from_dict, make_config
 from agpnet.network import AGPNet
 from agpnet.perturbation import noise_strength, progress_of
 from agpnet.run import build_network, load_run
-from agpnet.training import Trainer, choose_held_out, train
+from agpnet.training import choose_held_out, ema_decay_at, train, Trainer
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -84,7 +84,7 @@ def test_it_learns(images: Tensor, config: Config) -> None:
 
 
 def test_the_ema_copy_follows_its_formula(images: Tensor, config: Config) -> None:
-    trainer = make_trainer(images, replace(config, ema_decay=0.9, learning_rate=1e-2))
+    trainer = make_trainer(images, replace(config, ema_decay=0.05, learning_rate=1e-2))
     before = [p.clone() for p in trainer.ema.parameters()]
     for old, start in zip(before, trainer.network.decoder.parameters(), strict=True):
         assert torch.equal(old, start)
@@ -93,10 +93,17 @@ def test_the_ema_copy_follows_its_formula(images: Tensor, config: Config) -> Non
     for old, now, current in zip(
         before, trainer.ema.parameters(), trainer.network.decoder.parameters(), strict=True
     ):
-        torch.testing.assert_close(now, 0.9 * old + 0.1 * current)
+        torch.testing.assert_close(now, 0.05 * old + 0.95 * current)
         moved = moved or not torch.equal(now, old)
         assert not now.requires_grad
     assert moved
+
+
+def test_the_decay_of_the_ema_rises_to_its_value() -> None:
+    assert ema_decay_at(0, 0.999) == pytest.approx(0.1)
+    assert ema_decay_at(300, 0.999) == pytest.approx(301 / 310)
+    assert ema_decay_at(20_000, 0.999) == 0.999
+    assert ema_decay_at(0, 0.05) == 0.05
 
 
 def test_the_pretrained_backbone_is_frozen(images: Tensor, config: Config, tmp_path: Path) -> None:
