@@ -26,7 +26,7 @@ from agpnet.config import Config, config_from_dict, make_config
 from agpnet.network import AGPNet
 from agpnet.perturbation import noise_strength, progress_of
 from agpnet.run import build_network, load_run
-from agpnet.training import choose_held_out, ema_decay_at, train, Trainer
+from agpnet.training import Trainer, choose_held_out, ema_decay_at, train
 
 Command = Callable[..., tuple[int, str, str]]
 
