@@ -219,7 +219,7 @@ class Bundle:
         path: the folder.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or it is a run, or an engine.
         ArtefactError: its manifest cannot be read, a file is missing, extra or changed, or a path leaves the folder.
     """
 
@@ -227,6 +227,7 @@ class Bundle:
         if not path.exists():
             raise InputError(f"there is no bundle at {path}", "make one: agp-edge export RUN --out BUNDLE")
         if not is_bundle(path):
+            refuse_other_kind(path, "a bundle")
             raise ArtefactError(
                 f"{path} has no {MANIFEST}: it is no bundle", "make one: agp-edge export RUN --out BUNDLE"
             )
@@ -306,6 +307,57 @@ class Bundle:
                 )
             frames[i] = pixels
         return chosen, frames
+
+
+KIND_HINTS = {
+    ("a bundle", "an engine"): "build one: agp-edge build-engine {path}",
+    ("a bundle", "a run"): "it is exported already; give the run that it was exported from",
+    (
+        "a run",
+        "an engine",
+    ): "export it first: agp-edge export {path} --out BUNDLE; then calibrate, then build-engine",
+    ("a run", "a bundle"): "export it first: agp-edge export {path} --out BUNDLE",
+    ("the sidecar of an engine", "an engine"): "give the engine beside it: {engine}",
+    ("an ONNX graph", "an engine"): "build one from its bundle: agp-edge build-engine BUNDLE",
+}
+"""What to do where one kind was given and another is wanted."""
+
+
+def describe_kind(path: Path) -> str | None:
+    """Which kind of artefact a path is by its looks, in words; nothing of it is checked. None for anything else."""
+    if is_bundle(path):
+        return "a bundle"
+    if (path / "run.json").is_file():
+        return "a run"
+    if path.is_file():
+        for suffix, kind in (
+            (".engine", "an engine"),
+            (".engine.json", "the sidecar of an engine"),
+            (".onnx", "an ONNX graph"),
+        ):
+            if path.name.endswith(suffix):
+                return kind
+    return None
+
+
+def refuse_other_kind(path: Path, wanted: str) -> None:
+    """Refuse what is plainly another kind of artefact than the one that is wanted.
+
+    Args:
+        path: what was given.
+        wanted: a kind as `describe_kind` says it.
+
+    Raises:
+        InputError: it is another kind.
+    """
+    kind = describe_kind(path)
+    if kind is None or kind == wanted:
+        return
+    hint = KIND_HINTS.get((kind, wanted), f"give {wanted}")
+    raise InputError(
+        f"{path} is {kind}, not {wanted}",
+        hint.format(path=path, engine=path.with_name(path.name.removesuffix(".json"))),
+    )
 
 
 def is_bundle(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.datasets.base import GOOD
-from agp_edge.datasets.images import write_png
+from agp_edge.datasets.images import IMAGE_SUFFIXES, read_image, write_png
 from agp_edge.errors import InputError, MissingExtraError
 from agp_edge.extras import import_cv2
 from agp_edge.progress import Progress, silent
@@ -101,14 +102,17 @@ class FrameFilter:
         self._kept: list[NDArray[np.bool_]] = []
         self._sharpness: deque[float] = deque(maxlen=BLUR_WINDOW)
 
+    def remember(self, pixels: NDArray[np.uint8]) -> None:
+        """Take a frame, [H, W, C] uint8, as kept already: what is like it adds nothing."""
+        self._kept.append(difference_hash(_grey(pixels)))
+
     def reason_against(self, pixels: NDArray[np.uint8]) -> str | None:
         """`blurred`, `duplicates`, or None if it should be kept, and is then remembered.
 
         Args:
             pixels: [H, W, C] uint8, BGR or mono.
         """
-        cv2 = import_cv2("capturing")
-        grey = pixels[..., 0] if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+        grey = _grey(pixels)
         sharp = sharpness(grey)
         usual = statistics.median(self._sharpness) if len(self._sharpness) >= BLUR_LEAST else 0.0
         # Every frame is remembered, blurred ones too: after a change of scene the median follows.
@@ -124,6 +128,14 @@ class FrameFilter:
         return None
 
 
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    cv2 = import_cv2("capturing")
+    grey: NDArray[np.uint8] = (
+        pixels[..., 0] if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    )
+    return grey
+
+
 def capture(
     source: Source,
     data: Path,
@@ -136,6 +148,8 @@ def capture(
     report: CaptureReport | None = None,
 ) -> CaptureReport:
     """Collect good frames into `data/train/good` as PNG, under names that sort by time; nothing is overwritten.
+
+    What is like an image that is there already, from an earlier capture, is a duplicate too.
 
     Args:
         source: opened and closed here.
@@ -158,6 +172,9 @@ def capture(
     report = report or CaptureReport(str(folder))
     report.folder = str(folder)
     chosen = FrameFilter(keep_similar=keep_similar)
+    if not keep_similar:
+        # Before the source is opened: a camera would send frames meanwhile.
+        _remember_folder(chosen, folder, stopping)
     first_failure: InputError | None = None
     with source:
         while not stopping() and (frames is None or report.kept < frames):
@@ -185,6 +202,16 @@ def capture(
     if report.captured == 0 and not stopping():
         raise InputError(f"{source.name} gave no frame", "see that the file is whole, as with: ffprobe FILE")
     return report
+
+
+def _remember_folder(chosen: FrameFilter, folder: Path, stopping: Callable[[], bool]) -> None:
+    for path in sorted(folder.glob("*")):
+        if stopping():
+            return
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            # One that cannot be read is found when the data set is checked; here it is like no other.
+            with contextlib.suppress(InputError):
+                chosen.remember(read_image(path))
 
 
 def _free_path(folder: Path, frame: Frame) -> Path:

@@ -14,17 +14,18 @@ from agp_edge.datasets.images import read_frame, read_truth, write_png
 from agp_edge.evaluation import JudgedImage
 from agp_edge.extras import import_cv2
 from agp_edge.frame import FrameSpec
+from agp_edge.rendering import NG_BGR, OK_BGR
 
 Canvas = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-# BGR. Blue and orange stay apart for every common colour blindness; right and wrong are also words and shapes.
+# BGR. Right and wrong are also words and shapes.
 PAPER: Colour = (248, 247, 246)
 INK: Colour = (48, 40, 36)
 FAINT: Colour = (140, 130, 124)
 RULE: Colour = (224, 220, 216)
-OK_COLOUR: Colour = (160, 110, 30)
-NG_COLOUR: Colour = (20, 95, 215)
+OK_COLOUR: Colour = OK_BGR
+NG_COLOUR: Colour = NG_BGR
 CONTOUR: Colour = (255, 255, 0)
 
 TILE_WIDTH = 220

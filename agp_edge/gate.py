@@ -86,19 +86,25 @@ class GateReport:
         return asdict(self)
 
     def describe(self) -> str:
-        """One line for a person."""
+        """One short line for a person: with `gate` before it, it fits a terminal of 80 columns."""
         return (
-            f"{self.outcome.upper()}: {len(self.flips)} flips in n = {self.n} gate frames, 95 % bound "
-            f"{self.bound_95:.2%}; drift max {self.drift_max:.3g}, mean {self.drift_mean:.3g} of the gap "
-            f"threshold - median; map correlation {self.map_correlation:.4f}"
+            f"{self.outcome.upper()}: {len(self.flips)} flips in n = {self.n} (95 % bound {self.bound_95:.1%}), "
+            f"drift {self.drift_max:.2g}, maps {self.map_correlation:.3f}"
         )
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, *, can_accept: bool = True) -> None:
         """Raise unless the gate passed.
+
+        Args:
+            name: what was judged.
+            can_accept: whether the command has `--accept`, so that the hint may name it.
 
         Raises:
             GateError: refused, or inconclusive.
         """
+        hint = "take a higher precision, or calibrate with more frames"
+        if can_accept:
+            hint += "; to override for good: --accept REASON"
         if self.outcome == "inconclusive":
             raise GateError(
                 f"the gate of {name} is INCONCLUSIVE: {self.n} gate frames, at least {MIN_FRAMES} are needed",
@@ -108,12 +114,12 @@ class GateReport:
             shown = ", ".join(self.flips[:8]) + (" …" if len(self.flips) > 8 else "")
             raise GateError(
                 f"the gate refuses {name}: the verdict flipped on {len(self.flips)} of {self.n} frames: {shown}",
-                "take a higher precision, calibrate with more frames, or override for good with --accept REASON",
+                hint,
             )
         if self.outcome == "refused" and self.changed:
             raise GateError(
                 f"the gate refuses {name}: {self.changed}",
-                "take a higher precision, calibrate with more frames, or override for good with --accept REASON",
+                hint,
             )
         if self.outcome == "refused":
             raise GateError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agp_edge.bundle import Bundle, is_bundle, model_file
+from agp_edge.bundle import Bundle, is_bundle, model_file, refuse_other_kind
 from agp_edge.datasets import check_dataset, load_dataset
 from agp_edge.engines.sidecar import is_engine, read_sidecar, sidecar_path
 from agp_edge.errors import InputError
@@ -16,6 +16,8 @@ from agp_edge.progress import Progress, silent
 from agp_edge.verdict import choose_threshold
 
 RUN_FILE = "run.json"
+INTERNALS = ("format", "version", "weights_sha256", "backbone_sha256")
+"""What a run keeps for the program that reads it again; a person sees it with `--json`."""
 
 Kind = Literal["data set", "run", "bundle", "engine"]
 
@@ -51,6 +53,7 @@ def inspect_path(path: Path, progress: Progress = silent) -> Inspection:
     if is_engine(path):
         return _engine(path)
     if not path.is_dir():
+        refuse_other_kind(path, "an engine")
         raise InputError(
             f"{path} is no engine", "give a data set, a run, a bundle or an engine (NAME.engine)"
         )
@@ -103,6 +106,11 @@ def _bundle(path: Path) -> Inspection:
     bundle = Bundle(path)
     manifest = bundle.manifest
     precisions: dict[str, Any] = {}
+    gates = {
+        precision: {**measured["gate"], "accepted": measured.get("accepted")}
+        for precision, measured in manifest.artefacts.items()
+        if isinstance(measured.get("gate"), dict)
+    }
     lines = [
         f"bundle {manifest.name} ({bundle.sha256[:12]}): frames {manifest.frame}, batch {manifest.frame.batch}"
     ]
@@ -111,6 +119,10 @@ def _bundle(path: Path) -> Inspection:
         scores = manifest.artefacts.get(precision, {}).get("normal_scores") or []
         precisions[precision] = {"size_bytes": size, **_threshold(scores)}
         lines.append(f"  {precision}  {_megabytes(size)}, {_describe_threshold(scores)}")
+        if precision in gates:
+            lines.append(f"        gate {_describe_gate(gates[precision])}")
+    left_out = sorted(set(gates) - set(precisions))
+    lines += [f"  {name}  left out: gate {_describe_gate(gates[name])}" for name in left_out]
     splits = {part: len(hashes) for part, hashes in manifest.splits.items()}
     lines.append(
         "  calibrated" if manifest.calibrated else "  not calibrated: agp-edge calibrate BUNDLE DATA"
@@ -125,6 +137,7 @@ def _bundle(path: Path) -> Inspection:
         "sha256": bundle.sha256,
         "frame": manifest.frame.to_dict(),
         "precisions": precisions,
+        "gates": gates,
         "calibrated": manifest.calibrated,
         "splits": splits,
         "frames": len(manifest.frames),
@@ -162,7 +175,11 @@ def _engine(path: Path) -> Inspection:
 
 def _run(path: Path) -> Inspection:
     facts = read_json(path / RUN_FILE, f"record of run {path}")
-    return Inspection("run", {"run": facts}, "\n".join([f"run {path}", *_fields(facts, "  ")]))
+    shown = {key: value for key, value in facts.items() if key not in INTERNALS}
+    for key in ("trained", "held_out"):
+        if isinstance(shown.get(key), list):
+            shown[key] = _count(len(shown[key]), "image")
+    return Inspection("run", {"run": facts}, "\n".join([f"run {path}", *_fields(shown, "  ")]))
 
 
 def _threshold(normal_scores: list[float]) -> dict[str, Any]:
@@ -180,7 +197,8 @@ def _describe_gate(gate: Mapping[str, Any] | None) -> str:
         return "not run where it was built"
     flips = gate.get("flips")
     n_flips = len(flips) if isinstance(flips, list) else "?"
-    return f"{str(gate.get('outcome')).upper()}: {n_flips} flips in n = {gate.get('n')} frames"
+    accepted = f"; accepted by hand: {gate['accepted']}" if gate.get("accepted") else ""
+    return f"{str(gate.get('outcome')).upper()}: {n_flips} flips in n = {gate.get('n')} frames{accepted}"
 
 
 def _fields(record: Mapping[str, Any], indent: str) -> list[str]:

@@ -20,7 +20,12 @@ from agp_edge.progress import Progress, silent
 from agp_edge.rendering import annotate
 from agp_edge.sources.conform import conform
 from agp_edge.sources.images import find_images
+from agp_edge.sources.uri import redact, scheme_of
+from agp_edge.sources.video import VIDEO_SUFFIXES
 from agp_edge.verdict import Region, VerdictName, find_regions
+
+FAILED_SHOWN = 3
+"""Images that failed are seldom few: when one has the wrong size, all have."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,12 @@ class Predictions:
         }
 
     def rows(self) -> list[tuple[str, ...]]:
-        """(file, verdict, score, p-value) for a table; those that failed come last."""
+        """(file, verdict, score, p-value) for a table; last come the first few that failed, and how many more."""
         judged = [(str(p.file), p.verdict, f"{p.score:.4g}", f"{p.p_value:.3f}") for p in self.images]
-        return judged + [(str(file), "failed", "-", "-") for file, _ in self.failed]
+        failed = [str(file) for file, _ in self.failed]
+        if len(failed) > FAILED_SHOWN + 1:
+            failed[FAILED_SHOWN:] = [f"… and {len(failed) - FAILED_SHOWN} more"]
+        return judged + [(name, "failed", "-", "-") for name in failed]
 
     def raise_failures(self) -> None:
         """Say what could not be judged.
@@ -112,9 +120,11 @@ def predict(
             It mirrors the images' folders below the one that all have in common.
 
     Raises:
-        InputError: a pattern names no image, or `out` cannot be written.
+        InputError: a pattern names no image, but a video or a URL; or `out` cannot be written.
         DiskFullError: no space left in `out`.
     """
+    for pattern in patterns:
+        _refuse_moving(pattern)
     paths = list(dict.fromkeys(path for pattern in patterns for path in find_images(pattern)))
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     found = Predictions(engine.id, engine.judge.threshold)
@@ -130,6 +140,17 @@ def predict(
             found.images.append(_judge(engine, path, pixels, target))
         progress(done + 1, len(paths))
     return found
+
+
+def _refuse_moving(pattern: str) -> None:
+    path, shown = Path(pattern), redact(pattern)
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    is_url = scheme_of(pattern) is not None or (shown != pattern and not path.exists())
+    if is_video or is_url:
+        raise InputError(
+            f"{shown} is {'a video' if is_video else 'no file'}, predict takes images",
+            f"judge videos and cameras with: agp-edge stream --engine ENGINE --source {shown}",
+        )
 
 
 def _judge(engine: JudgingEngine, path: Path, pixels: NDArray[np.uint8], target: Path | None) -> Prediction:

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from agp_edge.extras import import_cv2
 from agp_edge.verdict import Region, VerdictName
 
-GREEN_BGR = (80, 175, 60)
-RED_BGR = (40, 40, 220)
+OK_BGR = (160, 110, 30)
+NG_BGR = (20, 95, 215)
+"""Blue and orange: they stay apart for every common colour blindness."""
+
 STRONGEST = 0.6
-"""Share of colour in the hottest places: the part must stay visible below."""
+"""Share of colour from the threshold on: the part must stay visible below."""
 
 
 def heat(anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
@@ -30,7 +32,7 @@ def heat(anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.float
 def draw_heat(
     pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshold: float
 ) -> NDArray[np.uint8]:
-    """Lay a heat map over a frame.
+    """Lay a heat map over a frame: nothing up to half the threshold, then slowly more, all of it from the threshold on.
 
     Args:
         pixels: [H, W, C] uint8, BGR or mono.
@@ -44,8 +46,9 @@ def draw_heat(
     height, width = pixels.shape[:2]
     colour = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.shape[2] == 1 else pixels
     hot = cv2.resize(heat(anomaly_map, threshold), (width, height), interpolation=cv2.INTER_LINEAR)
-    paint = cv2.applyColorMap((hot * 255).astype(np.uint8), cv2.COLORMAP_JET)
-    alpha = (STRONGEST * hot)[..., np.newaxis]
+    paint = cv2.applyColorMap((hot * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    # Cubed: most of a good part lies between half the threshold and the threshold, and must keep its colours.
+    alpha = (STRONGEST * np.minimum(2 * hot, 1) ** 3)[..., np.newaxis]
     mixed: NDArray[np.uint8] = (colour * (1 - alpha) + paint * alpha + 0.5).astype(np.uint8)
     return mixed
 
@@ -69,8 +72,8 @@ def annotate(
     thickness = max(1, round(min(height, width) / 200))
     for region in regions:
         corner = region.x + region.width - 1, region.y + region.height - 1
-        cv2.rectangle(picture, (region.x, region.y), corner, RED_BGR, thickness)
-    colour = GREEN_BGR if verdict == "OK" else RED_BGR
+        cv2.rectangle(picture, (region.x, region.y), corner, NG_BGR, thickness)
+    colour = OK_BGR if verdict == "OK" else NG_BGR
     cv2.rectangle(picture, (0, 0), (width - 1, height - 1), colour, 2 * thickness)
     # Colour alone does not tell everybody: the word and the sign say it too.
     text = f"{verdict} {score:.3g} {'<=' if verdict == 'OK' else '>'} {threshold:.3g}"

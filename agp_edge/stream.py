@@ -118,7 +118,7 @@ class Stream:
             SourceLostError: a source that is no camera broke off.
             DiskFullError: a sink found no space; what was written before is whole.
         """
-        self._started = self._ended = time.monotonic()
+        self._started = self._ended = self._shown = time.monotonic()
         try:
             for line in self._lines:
                 line.reader.start()
@@ -242,8 +242,11 @@ class Stream:
         ng = sum(line.ng for line in self._lines)
         dropped = sum(line.reader.dropped for line in self._lines)
         rate = judged / max(now - self._started, 1e-9)
-        verdict = f"{self._last.verdict} {self._last.score:.3g}, " if self._last else ""
-        progress(judged, self._frames or 0, f"{verdict}{ng} NG, {dropped} dropped, {rate:.1f} frames/s")
+        text = "judged, no verdict yet"
+        if self._last:
+            verdict = f"{self._last.verdict} {self._last.score:.3g}"
+            text = f"judged, last {verdict}, {ng} NG, {dropped} dropped, {rate:.1f} frames/s"
+        progress(judged, self._frames or 0, text)
 
     def _raise_reader_errors(self) -> None:
         for line in self._lines:

@@ -45,11 +45,10 @@ class Threshold:
     chosen_by_n: bool = False
 
     def describe(self) -> str:
-        """One line for a person."""
-        why = f", the least that {self.n} frames can promise" if self.chosen_by_n else ""
+        """One short line for a person: with a name before it, it fits a terminal of 80 columns."""
         return (
-            f"{self.value:.6g} from n = {self.n} good frames: rejects at most {self.false_reject_rate:.2%} of good "
-            f"frames on average{why}; 95 % bound for this set {self.bound_95:.2%}"
+            f"{self.value:.6g} from n = {self.n}: false rejects <= {self.false_reject_rate:.2%}, "
+            f"95 % bound {self.bound_95:.2%}"
         )
 
 

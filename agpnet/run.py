@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from agp_edge import __version__
+from agp_edge.bundle import refuse_other_kind
 from agp_edge.engines.base import Inference, Session
 from agp_edge.errors import ArtefactError, InputError, MissingExtraError
 from agp_edge.files import atomic_path, read_json, sha256_file, to_json
@@ -169,10 +170,11 @@ def load_run(path: Path) -> tuple[AGPNet, RunRecord]:
     """Read a run.
 
     Raises:
-        InputError: there is no run at `path`.
+        InputError: there is no run at `path`, or it is something else.
         ArtefactError: a file of it is missing, changed or of another version.
     """
     if not is_run(path):
+        refuse_other_kind(path, "a run")
         raise InputError(f"there is no run at {path}", "make one: agp-edge train DATA --out RUN")
     again = "train it again, or fetch the whole folder again"
     value = read_json(path / RUN_FILE, f"run {path}")

@@ -63,6 +63,22 @@ def choose_held_out(hashes: Sequence[str], share: float) -> set[str]:
     return set(ordered[: min(wanted, int(MAX_HELD_OUT_SHARE * len(ordered)))])
 
 
+def describe_too_few(n: int, share: float) -> str | None:
+    """Why so many good images are too few for a gate, in words; None where they are enough.
+
+    Args:
+        n: good images.
+        share: of them that training leaves out; with 0 they come from elsewhere.
+    """
+    enough = math.ceil(MIN_HELD_OUT / MAX_HELD_OUT_SHARE)
+    if share == 0 or n >= enough:
+        return None
+    held_out = int(MAX_HELD_OUT_SHARE * n)
+    threshold = (held_out + 1) // 2
+    promise = f"its threshold can promise a false-reject rate of {1 / (threshold + 1):.1%} at best"
+    return f"with {n} good images {held_out} are held out, and the gate will be INCONCLUSIVE: {enough} are needed; {promise}"
+
+
 def train(
     dataset: Dataset, config: Config, out: Path, *, progress: Progress = silent, reading: Progress = silent
 ) -> RunRecord:
@@ -78,7 +94,7 @@ def train(
     Raises:
         InputError: too few images, one that cannot be read, several sizes, or `out` is something else.
         DivergedError: the loss is no finite number.
-        KeyboardInterrupt: after the run was written as it stood, with state `interrupted`.
+        KeyboardInterrupt: after the run was written as it stood, with state `interrupted`; its text says so.
     """
     check_out(out)
     samples = [sample for data in dataset.classes for sample in data.train]
@@ -119,9 +135,11 @@ def train(
 
     try:
         trainer.run(progress)
-    except KeyboardInterrupt:
-        finish("interrupted")
-        raise
+    except KeyboardInterrupt as stop:
+        done = finish("interrupted")
+        raise KeyboardInterrupt(
+            f"interrupted at step {done.step} of {config.steps}; the run as it stood is in {out} and cannot be resumed"
+        ) from stop
     return finish("finished")
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agp_edge.bundle import (
     SELF_TEST_FRAMES,
     Bundle,
     BundleFrame,
+    Manifest,
     Part,
     model_file,
     split_held_out,
@@ -21,10 +23,10 @@ from agp_edge.bundle import (
 )
 from agp_edge.datasets import content_hashes
 from agp_edge.datasets.base import Dataset, Sample
-from agp_edge.datasets.images import read_frame, write_png
+from agp_edge.datasets.images import read_image, write_png
 from agp_edge.engines.measure import frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
-from agp_edge.errors import InputError
+from agp_edge.errors import GateError, InputError
 from agp_edge.frame import FrameSpec, Precision
 from agp_edge.gate import GateReport, Scores
 from agp_edge.progress import Progress, silent
@@ -45,6 +47,8 @@ class Calibration:
         splits: part -> number of frames.
         thresholds: precision -> its own threshold.
         reports: precision -> its gate against FP32.
+        accepted: the reason for which a graph that its gate did not pass was kept.
+        written: whether the bundle was; an earlier calibration is not replaced by one that a gate did not pass.
         warnings: what the user should know.
     """
 
@@ -54,16 +58,24 @@ class Calibration:
     thresholds: dict[Precision, Threshold]
     reports: dict[Precision, GateReport]
     accepted: str | None = None
+    written: bool = True
     warnings: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """What was done, for a person."""
         parts = ", ".join(f"{part} {n}" for part, n in self.splits.items())
         lines = [f"{self.bundle.path}: {self.quantised} operators in INT8; good frames: {parts}"]
+        if not self.written:
+            lines.append("not written: the bundle keeps its earlier calibration")
         for precision, threshold in self.thresholds.items():
             lines.append(f"{precision}  threshold {threshold.describe()}")
             if precision in self.reports:
-                lines.append(f"      gate {self.reports[precision].describe()}")
+                lines.append(f"  gate {self.reports[precision].describe()}")
+        reference = self.thresholds["fp32"]
+        if reference.chosen_by_n:
+            lines.append(
+                f"n = {reference.n} promises false rejects of {reference.false_reject_rate:.2%} at best; 1% needs n = 99"
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +86,7 @@ class Calibration:
             "splits": self.splits,
             "thresholds": {p: vars(t) for p, t in self.thresholds.items()},
             "gates": {p: r.to_dict() for p, r in self.reports.items()},
+            "written": self.written,
             "warnings": self.warnings,
         }
 
@@ -83,9 +96,16 @@ class Calibration:
         Raises:
             GateError: refused, or inconclusive.
         """
-        if self.accepted is None:
+        if self.accepted is not None:
+            return
+        try:
             for precision, report in self.reports.items():
                 report.check(f"{self.bundle.manifest.name} {precision}")
+        except GateError as error:
+            if self.written:
+                raise
+            kept = f"{error.hint}; {self.bundle.path} keeps its earlier calibration"
+            raise GateError(error.what, kept) from error
 
 
 def calibrate(
@@ -99,14 +119,15 @@ def calibrate(
 ) -> Calibration:
     """Calibrate a bundle in place.
 
-    The bundle is written in every case: FP32 needs no gate, and a graph that the gate refuses is left out of it.
+    A bundle that was not calibrated is written in every case: FP32 needs no gate, and a graph that the gate refuses is
+    left out of it. One that was calibrated before is left as it was when a gate does not pass.
 
     Args:
         path: the bundle.
         dataset: good images: those the network was trained on serve the ranges, the others gate and threshold.
         frames: at most so many for the INT8 ranges.
         method: how INT8 ranges are taken.
-        accept: a reason to keep a graph that its gate refused; it is written down.
+        accept: a reason to keep a graph that its gate did not pass; it is written down.
         progress: told of frames.
 
     Raises:
@@ -128,7 +149,7 @@ def calibrate(
             f"{dataset.root} has no good image that the network was not trained on, or too few",
             "give the folder that it was trained on (training held some out), or new good images",
         )
-    warnings = []
+    warnings = _warn_of_other_images(manifest, set(by_hash))
     if len(splits["ranges"]) < ADVISED_FRAMES:
         warnings.append(
             f"INT8 ranges come from {len(splits['ranges'])} frames; {ADVISED_FRAMES} or more are advised"
@@ -136,7 +157,7 @@ def calibrate(
 
     with tempfile.TemporaryDirectory(prefix="agp-edge-calibrate-") as scratch:
         work = Path(scratch)
-        ranges = np.stack([read_frame(by_hash[h], manifest.frame) for h in splits["ranges"]])
+        ranges = np.stack([_read(by_hash[h], manifest.frame) for h in splits["ranges"]])
         int8 = work / model_file("int8")
         quantised = quantise(
             bundle.model_path("fp32"),
@@ -166,12 +187,15 @@ def calibrate(
         ]
         for precision in refused:
             del files[model_file(precision)]
+        passed = accept is not None or all(r.outcome == "passed" for r in reports.values())
+        written = passed or not manifest.calibrated
         final = replace(
             draft,
             frames=_with_scores(entries, scores["fp32"]),
             artefacts=_artefacts(scores, reports, refused, accept, method),
         )
-        bundle = write_bundle(path, final, files)
+        if written:
+            bundle = write_bundle(path, final, files)
     return Calibration(
         bundle=bundle,
         quantised=quantised,
@@ -179,8 +203,40 @@ def calibrate(
         thresholds={p: choose_threshold(s.normal) for p, s in scores.items()},
         reports=reports,
         accepted=accept,
+        written=written,
         warnings=warnings,
     )
+
+
+def _warn_of_other_images(manifest: Manifest, hashes: set[str]) -> list[str]:
+    """What hashes cannot tell of images that the training may not have known as they are now."""
+    trained = manifest.network.get("trained_frame")
+    size = (manifest.frame.width, manifest.frame.height)
+    if isinstance(trained, dict) and (trained.get("width"), trained.get("height")) != size:
+        return [
+            f"trained on frames of {trained.get('width')}x{trained.get('height')}, this bundle takes {size[0]}x{size[1]}: "
+            "whether these images were trained on cannot be told from their hashes; give frames that were not"
+        ]
+    if not hashes & {*manifest.trained, *manifest.held_out}:
+        return [f"none of these {len(hashes)} images was among those of the training: is this the same part?"]
+    return []
+
+
+def _read(sample: Sample, frame: FrameSpec) -> NDArray[np.uint8]:
+    """A sample as a frame of the bundle.
+
+    Raises:
+        InputError: it cannot be read, or has another size.
+    """
+    pixels = read_image(sample.path, mono=frame.channels == 1)
+    if pixels.shape != frame.shape:
+        raise InputError(
+            f"image {sample.path} is {pixels.shape[1]}x{pixels.shape[0]}, "
+            f"the bundle takes the camera's frames of {frame.width}x{frame.height}",
+            "collect good frames at the camera's size (agp-edge capture --camera 0 --out DATA) and calibrate with "
+            "them, or train on them",
+        )
+    return pixels
 
 
 def choose_splits(hashes: list[str], trained: set[str], frames: int) -> dict[str, list[str]]:
@@ -212,7 +268,7 @@ def _copy_frames(
             sample = by_hash[digest]
             name = f"frames/{digest[:16]}.png"
             files[name] = work / name
-            write_png(work / name, read_frame(sample, frame))
+            write_png(work / name, _read(sample, frame))
             self_test = part == "gate" and i < SELF_TEST_FRAMES
             entries.append(BundleFrame(name, sample.name, digest, part, self_test, 0.0))
     return entries

@@ -76,6 +76,7 @@ def export_run(
             "grid": list(network.backbone.grid),
             "width": network.backbone.width,
             "classes": record.classes,
+            "trained_frame": {"width": record.frame.width, "height": record.frame.height},
             "config": config,
         },
         producer={

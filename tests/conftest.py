@@ -21,6 +21,9 @@ from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.files import sha256_file, write_json
 from agp_edge.frame import FrameSpec
 
+# A shell ignores Ctrl-C for what it runs in the background, and children inherit that: the tests need it back.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TINY = FrameSpec(width=64, height=48, channels=3)
 TINY_NORMAL_SCORES = [float(s) for s in np.linspace(0.2, 0.4, 99)]
 """Brightness of good frames: 0.2 to 0.4; with 99 of them the threshold at 1 % is the largest, 0.4."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agp_edge.cli.console import require_host
+from agp_edge.cli.console import note, require_host
 from agp_edge.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agp_edge.engines.base import Session
 
 KINDS = "a run, a bundle or an engine"
+RUN_FILE = "run.json"
 
 
 def kind_of(path: Path) -> str:
@@ -21,7 +22,7 @@ def kind_of(path: Path) -> str:
     Raises:
         InputError: nothing of the kind is there.
     """
-    from agp_edge.bundle import is_bundle
+    from agp_edge.bundle import is_bundle, refuse_other_kind
     from agp_edge.engines.sidecar import is_engine
 
     if not path.exists():
@@ -30,13 +31,29 @@ def kind_of(path: Path) -> str:
         return "engine"
     if is_bundle(path):
         return "bundle"
-    if (path / "run.json").is_file():
+    if (path / RUN_FILE).is_file():
         return "run"
     if path.is_dir() and any(path.glob("model.*.onnx")):
         raise ArtefactError(
             f"{path} has no manifest.json: it is no whole bundle", "fetch it again, or export it again"
         )
-    raise InputError(f"{path} is neither {KINDS}", "see what it is: agp-edge inspect PATH")
+    refuse_other_kind(path, "an engine")
+    raise InputError(
+        f"{path} is neither a run, a bundle nor an engine", "see what it is: agp-edge inspect PATH"
+    )
+
+
+def warn_if_interrupted(path: Path) -> None:
+    """A note if a path is a run whose training was interrupted; anything else is left to whoever opens it."""
+    from agp_edge.files import read_json
+
+    if not (path / RUN_FILE).is_file():
+        return
+    record = read_json(path / RUN_FILE, f"run {path}")
+    if record.get("state") == "interrupted":
+        note(
+            f"warning: the training of {path} was interrupted after step {record.get('step')}: train it again"
+        )
 
 
 def open_artefact(path: Path) -> tuple[Session, list[float], str]:
@@ -91,7 +108,7 @@ def trained_hashes(paths: list[Path]) -> set[str]:
     known: set[str] = set()
     for path in paths:
         if kind_of(path) == "run":
-            known.update(read_json(path / "run.json", f"run {path}").get("trained", []))
+            known.update(read_json(path / RUN_FILE, f"run {path}").get("trained", []))
         for bundle in _bundles_of(path):
             known.update(bundle.manifest.trained)
     return known

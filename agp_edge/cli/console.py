@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ def run_command(app: Callable[..., Any], *, debug: bool = False) -> int:
         return code
     except AgpEdgeError as error:
         if debug:
-            raise
+            traceback.print_exc()
         print(f"error: {_one_line(error.what)}\n  {_one_line(error.hint)}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -47,9 +48,14 @@ def run_command(app: Callable[..., Any], *, debug: bool = False) -> int:
         if isinstance(error, _usage_error_of_typer()):
             return _say_usage(error)
         if debug:
-            raise
+            traceback.print_exc()
         print(f"error: unexpected {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
-        print("  run it again with --debug before the command and report what it shows", file=sys.stderr)
+        hint = (
+            "report what is above"
+            if debug
+            else "run it again with --debug before the command and report what it shows"
+        )
+        print(f"  {hint}", file=sys.stderr)
         return 1
 
 
@@ -84,14 +90,58 @@ def write_json_result(target: str | None, value: Any) -> None:
     """Serve `--json`: a file, `-` for stdout, or nothing.
 
     Raises:
-        InputError, DiskFullError: the file cannot be written.
+        InputError: the file is there and is no result, or cannot be written.
+        DiskFullError: no space left.
     """
-    from agp_edge.files import to_json, write_json
+    from agp_edge.files import to_json, translate_write_errors, write_json
 
     if target == "-":
         sys.stdout.write(to_json(value))
-    elif target is not None:
-        write_json(Path(target), value)
+        return
+    check_json_target(target)
+    if target is None:
+        return
+    path = Path(target)
+    if path.exists() and not path.is_file():
+        # A pipe or a device (/dev/stderr, /dev/null) is written to; a file is replaced whole.
+        with translate_write_errors(path):
+            path.write_text(to_json(value), encoding="utf-8")
+    else:
+        write_json(path, value)
+
+
+def check_json_target(target: str | None) -> str | None:
+    """Refuse a `--json` file that is there and is no earlier result; give the target back, as typer's callbacks do.
+
+    Raises:
+        InputError: a folder, a file that is no JSON, or one that belongs to an artefact.
+    """
+    if target is None or target == "-":
+        return target
+    path = Path(target)
+    if path.is_dir():
+        raise InputError(f"--json {target} is a folder", "give a file, or - for stdout")
+    if path.is_file() and not _is_result(path):
+        raise InputError(
+            f"--json {target} is there and is no result: it would be lost",
+            "give another file, or - for stdout",
+        )
+    return target
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file may be replaced by a result: it is empty or JSON, and is not part of a run, bundle or engine."""
+    import json
+
+    try:
+        with path.open("rb") as file:
+            if file.read(1) not in (b"", b"{", b"["):
+                return False  # A video need not be read to its end.
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text) if text else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not (isinstance(value, dict) and str(value.get("format", "")).startswith("agp-edge-"))
 
 
 def say(text: str, json_target: str | None = None) -> None:

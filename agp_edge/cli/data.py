@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, write_json_result
+from agp_edge.cli.options import JSON
 
 
 def evaluate(
@@ -18,9 +19,7 @@ def evaluate(
     aupro_limit: float = typer.Option(
         0.3, "--aupro-limit", help="False-positive rate to integrate AUPRO to."
     ),
-    json_file: str | None = typer.Option(
-        None, "--json", metavar="FILE", help="Write the metrics as JSON; - for stdout."
-    ),
+    json_file: str | None = JSON,
 ) -> None:
     """Measure an artefact on labelled images: AUROC, AP, F1-max of images and pixels, AUPRO.
 
@@ -68,9 +67,7 @@ def evaluate(
 
 def inspect(
     path: Path = typer.Argument(..., metavar="X", help="A data set, a run, a bundle or an engine."),
-    json_file: str | None = typer.Option(
-        None, "--json", metavar="FILE", help="Write what was found as JSON; - for stdout."
-    ),
+    json_file: str | None = JSON,
 ) -> None:
     """Say what a path is, and what is in it.
 

@@ -125,9 +125,11 @@ def verify(
     \b
       agp-edge verify brick.bundle
     """
-    from agp_edge.cli.artefacts import kind_of, open_artefact
+    from agp_edge.cli.artefacts import kind_of, open_artefact, warn_if_interrupted
 
     kind = kind_of(path)
+    if kind == "run":
+        warn_if_interrupted(path)
     checks = ["every file is there and has its hash"]
     session, normal, name = open_artefact(path)
     with session:
@@ -177,6 +179,12 @@ def compare(
     rate = parse_rate(prove) if prove else None
     (session_a, _, name_a), (session_b, _, name_b) = open_artefact(a), open_artefact(b)
     with session_a, session_b, progress_bar("compare") as progress:
+        if session_a.frame.shape != session_b.frame.shape:
+            raise InputError(
+                f"{name_a} takes frames of {session_a.frame}, {name_b} of {session_b.frame}: "
+                "no frame fits both, so they cannot be compared",
+                "export both for one camera: agp-edge export RUN --out BUNDLE --frame-size WxH",
+            )
         if data is None:
             frames = frames_of_bundle(find_bundle([a, b]))
         else:
@@ -192,4 +200,4 @@ def compare(
     ]
     say(f"{report.describe()}\n{table(rows)}", json)
     write_json_result(json, {"a": str(a), "b": str(b), **report.to_dict()})
-    report.check(name_b)
+    report.check(name_b, can_accept=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from agp_edge.cli.artefacts import RUN_FILE, warn_if_interrupted
 from agp_edge.cli.console import note, progress_bar, require_host, say, table, write_json_result
 from agp_edge.cli.options import JSON
 from agp_edge.errors import InputError
@@ -34,7 +35,9 @@ def demo(
 
 def train(
     data: Path = typer.Argument(..., metavar="DATA", help="Data set, or a folder of good images."),
-    out: Path = typer.Option(..., "--out", metavar="RUN", help="Folder for the run."),
+    out: Path = typer.Option(
+        ..., "--out", metavar="RUN", help="Folder for the run; a run that is there is replaced."
+    ),
     backbone: str | None = typer.Option(
         None,
         "--backbone",
@@ -71,8 +74,22 @@ def train(
     settings = make_config(config, **parse_settings(set_) | {k: v for k, v in flags.items() if v is not None})
     dataset = load_dataset(data)
     note(describe_setup([c.name for c in dataset.classes], setup, str(data)))
-    with progress_bar("train") as progress, progress_bar("read") as reading:
-        record = module.train(dataset, settings, out, progress=progress, reading=reading)
+    few = module.describe_too_few(sum(len(c.train) for c in dataset.classes), settings.hold_out)
+    if few is not None:
+        note(f"warning: {few}")
+    if settings.backbone != "filterbank" and not Path(settings.backbone).is_dir():
+        note(f"asking the hub for {settings.backbone} …")
+    replaces = (out / RUN_FILE).is_file()
+    try:
+        with progress_bar("train") as progress, progress_bar("read") as reading:
+            record = module.train(dataset, settings, out, progress=progress, reading=reading)
+    except KeyboardInterrupt as stop:
+        # Its text says what was kept; before the first step there is nothing to say.
+        if str(stop):
+            note(str(stop))
+        raise
+    if replaces:
+        note(f"replaced the run that was in {out}")
     say(
         f"{out}: {record.step} steps in {record.seconds:.0f} s on {len(record.trained)} good images, {len(record.held_out)} held out",
         json,
@@ -131,7 +148,9 @@ def parse_settings(texts: list[str]) -> dict[str, object]:
 
 def export(
     run: Path = typer.Argument(..., metavar="RUN", help="A trained run."),
-    out: Path = typer.Option(..., "--out", metavar="BUNDLE", help="Folder for the bundle."),
+    out: Path = typer.Option(
+        ..., "--out", metavar="BUNDLE", help="Folder for the bundle; a bundle that is there is replaced."
+    ),
     frame_size: str | None = typer.Option(
         None,
         "--frame-size",
@@ -153,13 +172,37 @@ def export(
     from agp_edge.frame import parse_frame_size
 
     size = parse_frame_size(frame_size) if frame_size else None
+    warn_if_interrupted(run)
+    replaced = describe_replaced(out)
     with progress_bar("export") as progress:
         bundle = module.export_run(run, out, frame_size=size, mono=mono, batch=batch, progress=progress)
     manifest = bundle.manifest
     rows = [(name, f"{entry['size_bytes']:,}") for name, entry in sorted(manifest.files.items())]
     say(f"{out}: frames of {manifest.frame}\n{table(rows, ('graph', 'bytes'))}", json)
+    if replaced is not None:
+        note(replaced)
     note(f"next: agp-edge calibrate {out} DATA")
     write_json_result(json, {"bundle": str(out), "frame": manifest.frame.to_dict(), "files": manifest.files})
+
+
+def describe_replaced(out: Path) -> str | None:
+    """What an export to `out` takes the place of, in words; None where there is nothing."""
+    from agp_edge.bundle import MANIFEST, Manifest, is_bundle
+    from agp_edge.errors import ArtefactError
+    from agp_edge.files import read_json
+
+    if not is_bundle(out):
+        return None
+    manifest = out / MANIFEST
+    try:
+        calibrated = Manifest.from_dict(
+            read_json(manifest, f"manifest of bundle {out}"), str(manifest)
+        ).calibrated
+    except ArtefactError:
+        return "replaces a bundle that was there and could not be read"
+    if calibrated:
+        return "replaces the calibrated bundle that was there: calibrate it again"
+    return "replaces the bundle that was there"
 
 
 def calibrate(
@@ -175,7 +218,8 @@ def calibrate(
         None,
         "--accept",
         metavar="REASON",
-        help="Keep a graph that its gate refused; the reason is written into the bundle.",
+        help="Keep graphs that their gate refused or could not judge, and end with 0; the reason is written into the "
+        "bundle. Without it a refused graph is left out, and an earlier calibration is not replaced.",
     ),
     json: str | None = JSON,
 ) -> None:
@@ -196,6 +240,6 @@ def calibrate(
     for warning in result.warnings:
         note(f"warning: {warning}")
     say(result.describe(), json)
-    note(f"next: agp-edge build-engine {bundle} --precision int8")
     write_json_result(json, result.to_dict())
     result.check()
+    note(f"next: agp-edge build-engine {bundle} --precision int8")

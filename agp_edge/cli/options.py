@@ -4,4 +4,8 @@ from __future__ import annotations
 
 import typer
 
-JSON = typer.Option(None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout.")
+from agp_edge.cli.console import check_json_target
+
+JSON = typer.Option(
+    None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout.", callback=check_json_target
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
-from agp_edge.errors import AgpEdgeError, InputError
+from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
+    from agp_edge.frame import FrameSpec
     from agp_edge.sinks import Sink
     from agp_edge.sources import Source
     from agp_edge.verdict import Judge
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
 IMPATIENT_S = 1.0
 """A second Ctrl-C within this time is the first one's echo: `timeout` and shells signal a process and its group."""
 
+SOURCE_COLUMNS = 28
+"""Room for a source's name in a table of 80 columns."""
+
 LIVE_FPS, STILLS_FPS = 25.0, 2.0
 """At which the video of a camera, or of images, plays: sources that have no rate of their own."""
 
 
 def stream(
-    camera: int | None = typer.Option(None, "--camera", help="A camera by number: 0 is /dev/video0."),
+    camera: str | None = typer.Option(
+        None, "--camera", metavar="N", help="A camera by number: 0 is /dev/video0."
+    ),
     source: list[str] = typer.Option(
         [], "--source", help="A camera, URL, video file, image, folder or glob; may be given several times."
     ),
@@ -43,8 +50,11 @@ def stream(
         "--video",
         help="Annotated video: .webm or .mp4; with several sources one file each, FILE-1, FILE-2 …",
     ),
-    false_reject_rate: float | None = typer.Option(
-        None, "--false-reject-rate", help="Share of good frames that may be rejected; default 0.01."
+    false_reject_rate: str | None = typer.Option(
+        None,
+        "--false-reject-rate",
+        metavar="RATE",
+        help="Share of good frames that may be rejected, 0.01 or 1%; default 1%.",
     ),
     threshold: float | None = typer.Option(None, "--threshold", help="A threshold set by hand instead."),
     every: int = typer.Option(1, "--every", help="Judge every N-th frame of a source."),
@@ -60,27 +70,35 @@ def stream(
       agp-edge stream --source rtsp://10.0.0.5/live --engine E --rejects ng
     """
     from agp_edge.judging import open_judging_engine
+    from agp_edge.sinks.video import check_replaceable
+    from agp_edge.sources import open_source
     from agp_edge.stream import Stream
 
     if jsonl == "-" and json_file == "-":
         raise InputError("--jsonl and --json both go to stdout", "give one of them a file")
     to_stdout = "-" if "-" in (jsonl, json_file) else None
-    sources = _sources(camera, source)
-    for item in sources:
-        # A file that does not open is told before anything is written; and the video needs to know its rate.
-        if not item.live:
-            with item:
-                pass
+    uris = _uris(camera, source)
+    sources = [open_source(uri) for uri in uris]
+    videos = _video_paths(video, len(sources))
+    outputs = [("--jsonl", jsonl), ("--json", json_file), *(("--video", str(path)) for path in videos)]
+    _check_outputs(outputs, engine, uris)
+    for path in videos:
+        check_replaceable(path)
     with (
-        open_judging_engine(engine, false_reject_rate, threshold) as judging,
+        open_judging_engine(engine, _rate(false_reject_rate), threshold) as judging,
         contextlib.ExitStack() as opened,
     ):
         spec = judging.session.frame
-        sinks = _sinks(opened, jsonl, rejects, video, sources, (spec.width, spec.height), every)
+        for item in sources:
+            # What can be known of a file is told before anything is written; and the video needs to know its rate.
+            if not item.live:
+                _check_first_frame(item, spec)
+        sinks = _sinks(opened, jsonl, rejects, videos, sources, (spec.width, spec.height), every)
         running = Stream(sources, judging, sinks, every=every, frames=frames, on_event=note)
         note(f"threshold {_describe(judging.judge)}")
         with (
-            _summary_at_end(running.summary, stream_report, json_file, to_stdout),
+            _told_at_end(sinks),
+            _summary_at_end(running.summary, stream_report, json_file, to_stdout, lambda: running.judged > 0),
             _stopping(running.stop),
             progress_bar("stream") as progress,
         ):
@@ -93,8 +111,11 @@ def predict(
     out: Path | None = typer.Option(
         None, "--out", help="Folder for overlays (PNG) and raw maps (NPY, float32) of every image."
     ),
-    false_reject_rate: float | None = typer.Option(
-        None, "--false-reject-rate", help="Share of good frames that may be rejected; default 0.01."
+    false_reject_rate: str | None = typer.Option(
+        None,
+        "--false-reject-rate",
+        metavar="RATE",
+        help="Share of good frames that may be rejected, 0.01 or 1%; default 1%.",
     ),
     threshold: float | None = typer.Option(None, "--threshold", help="A threshold set by hand instead."),
     json_file: str | None = typer.Option(None, "--json", help="Write the verdicts as JSON; - is stdout."),
@@ -110,7 +131,8 @@ def predict(
     from agp_edge.judging import open_judging_engine
     from agp_edge.predict import predict as predict_images
 
-    with open_judging_engine(engine, false_reject_rate, threshold) as judging:
+    _check_outputs([("--json", json_file)], engine, images)
+    with open_judging_engine(engine, _rate(false_reject_rate), threshold) as judging:
         note(f"threshold {_describe(judging.judge)}")
         with progress_bar("predict") as progress:
             found = predict_images(judging, images, out, progress)
@@ -121,9 +143,11 @@ def predict(
 
 def capture(
     out: Path = typer.Option(..., "--out", help="Data set to collect into: DATA/train/good."),
-    camera: int | None = typer.Option(None, "--camera", help="A camera by number: 0 is /dev/video0."),
-    source: str | None = typer.Option(
-        None, "--source", help="A camera, URL, video file, image, folder or glob."
+    camera: str | None = typer.Option(
+        None, "--camera", metavar="N", help="A camera by number: 0 is /dev/video0."
+    ),
+    source: list[str] = typer.Option(
+        [], "--source", help="A camera, URL, video file, image, folder or glob; one only."
     ),
     frames: int | None = typer.Option(None, "--frames", help="End after N frames were kept."),
     every: int = typer.Option(1, "--every", help="Look at every N-th frame only."),
@@ -140,19 +164,23 @@ def capture(
       agp-edge capture --camera 0 --out data/bottle --frames 200 --every 10
     """
     from agp_edge import capture as capturing
+    from agp_edge.sources import open_source
 
-    sources = _sources(camera, [source] if source is not None else [])
-    if len(sources) > 1:
-        raise InputError("--camera and --source were both given", "capture takes one source")
+    uris = _uris(camera, source)
+    if len(uris) > 1:
+        raise InputError(f"{len(uris)} sources were given", "capture takes one, from --camera or --source")
+    chosen = open_source(uris[0])
     report = capturing.CaptureReport(str(out))
     stopped: list[bool] = []
     with (
-        _summary_at_end(report.to_dict, lambda _: report.describe(), json_file, json_file),
+        _summary_at_end(
+            report.to_dict, lambda _: report.describe(), json_file, json_file, lambda: report.captured > 0
+        ),
         _stopping(lambda: stopped.append(True)),
         progress_bar("capture") as progress,
     ):
         capturing.capture(
-            sources[0],
+            chosen,
             out,
             frames=frames,
             every=every,
@@ -164,39 +192,117 @@ def capture(
 
 
 def stream_report(summary: dict[str, Any]) -> str:
-    """What a stream prints at its end: the counts of every source, latencies, and where they add up."""
-    rows = []
+    """What a stream prints at its end, in 80 columns: of every source the counts, the verdicts and latencies."""
+    frames, verdicts = [], []
     for line in summary["sources"]:
         total = line["latency_ms"]["total"]
         times = [f"{total[p]:.2f}" if total[p] is not None else "-" for p in ("p50", "p99")]
-        counts = [str(line[k]) for k in ("captured", "judged", "dropped", "failed", "ng", "reconnects")]
-        rows.append((line["source"], *counts, *times))
-    header = ("source", "captured", "judged", "dropped", "failed", "NG", "reconnects", "p50 ms", "p99 ms")
+        counts = [str(line[k]) for k in ("captured", "judged", "dropped", "failed", "reconnects")]
+        name = _shorten(line["source"], SOURCE_COLUMNS)
+        frames.append((name, *counts))
+        verdicts.append((name, str(line["ok"]), str(line["ng"]), *times))
     seconds = summary["elapsed_ms"] / 1000
     judged = sum(line["judged"] for line in summary["sources"])
     return "\n".join(
         [
-            table(rows, header),
-            "captured = judged + dropped + failed; latency from capture to verdict",
+            table(frames, ("source", "captured", "judged", "dropped", "failed", "reconnects")),
+            "captured = judged + dropped + failed",
+            "",
+            table(verdicts, ("source", "OK", "NG", "p50 ms", "p99 ms")),
+            "judged = OK + NG; latency from capture to verdict",
             f"{judged} verdicts in {seconds:.1f} s, threshold {summary['threshold']:.6g}, engine {summary['engine']}",
         ]
     )
 
 
-def _sources(camera: int | None, uris: list[str]) -> list[Source]:
-    from agp_edge.sources import open_source
+def _shorten(name: str, columns: int) -> str:
+    """A name cut in its middle: both ends tell sources apart."""
+    if len(name) <= columns:
+        return name
+    tail = columns // 2
+    return f"{name[: columns - tail - 1]}…{name[-tail:]}"
 
-    named = ([str(camera)] if camera is not None else []) + uris
-    if not named:
+
+def _uris(camera: str | None, sources: list[str]) -> list[str]:
+    from agp_edge.sources import redact
+
+    if camera is not None and not re.fullmatch("[0-9]+", camera):
+        raise InputError(
+            f"--camera {redact(camera)} is no camera's number",
+            "give 0 for /dev/video0; a URL or a path goes to --source",
+        )
+    uris = ([camera] if camera is not None else []) + sources
+    if not uris:
         raise InputError("no camera and no source was given", "give --camera 0 or --source URI")
-    return [open_source(uri) for uri in named]
+    return uris
+
+
+def _rate(text: str | None) -> float | None:
+    from agp_edge.gate import parse_rate
+
+    return None if text is None else parse_rate(text)
+
+
+def _video_paths(video: Path | None, sources: int) -> list[Path]:
+    """The annotated video of every source: FILE, or FILE-1, FILE-2 …"""
+    if video is None:
+        return []
+    if sources == 1:
+        return [video]
+    return [video.with_name(f"{video.stem}-{i}{video.suffix}") for i in range(1, sources + 1)]
+
+
+def _check_outputs(outputs: list[tuple[str, str | None]], engine: Path, inputs: list[str]) -> None:
+    """Refuse to write over what is read, or twice into one file.
+
+    Raises:
+        InputError: an output is the engine, its sidecar, an input, or another output.
+    """
+    from agp_edge.engines.sidecar import sidecar_path
+
+    taken = {engine.resolve(): "the engine", sidecar_path(engine).resolve(): "the engine's description"}
+    # A URL is no path, but no file has its name either.
+    taken |= {Path(uri).resolve(): "what is judged" for uri in inputs}
+    for flag, output in outputs:
+        if output is None or output == "-":
+            continue
+        path = Path(output).resolve()
+        same = next((what for other, what in taken.items() if _same_file(path, other)), None)
+        if same is not None:
+            raise InputError(f"{flag} {output} is {same}", "give it another file")
+        taken[path] = f"that of {flag} too"
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path == other or path.samefile(other)  # By another name too, as of a hard link.
+    return False
+
+
+def _check_first_frame(source: Source, frame: FrameSpec) -> None:
+    """Open a file and see that the engine takes its first frame.
+
+    Raises:
+        InputError: it does not open, or has another size. An image that cannot be read is left to the stream's count.
+    """
+    from agp_edge.sources.conform import conform
+
+    with source:
+        try:
+            first = source.read()
+        except MissingExtraError:
+            raise
+        except InputError:
+            return
+        if first is not None:
+            conform(first.pixels, frame, source.name)
 
 
 def _sinks(
     opened: contextlib.ExitStack,
     jsonl: str | None,
     rejects: Path | None,
-    video: Path | None,
+    videos: list[Path],
     sources: list[Source],
     size_wh: tuple[int, int],
     every: int,
@@ -216,11 +322,10 @@ def _sinks(
         from agp_edge.sinks.rejects import RejectsSink
 
         add(RejectsSink(rejects))
-    if video is not None:
+    if videos:
         from agp_edge.sinks.video import VideoSink
 
-        for i, source in enumerate(sources, start=1):
-            path = video if len(sources) == 1 else video.with_stem(f"{video.stem}-{i}")
+        for path, source in zip(videos, sources, strict=True):
             fps = source.fps or (LIVE_FPS if source.live else STILLS_FPS)
             add(VideoSink(path, size_wh, max(fps / max(every, 1), 0.1), source.name))
     return sinks
@@ -265,15 +370,33 @@ def _summary_at_end(
     describe: Callable[[dict[str, Any]], str],
     json_file: str | None,
     to_stdout: str | None,
+    began: Callable[[], bool],
 ) -> Iterator[None]:
-    """Print the summary however the work ended; what ended it is what the command ends with."""
+    """Print the summary however the work ended; what ended it is what the command ends with.
+
+    An error before anything `began` stands alone: a table of zeros would only hide it.
+    """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(AgpEdgeError, OSError):
-            _report(summary(), describe, json_file, to_stdout)
+            if isinstance(error, AgpEdgeError) and not began():
+                write_json_result(json_file, summary())
+            else:
+                _report(summary(), describe, json_file, to_stdout)
         raise
     _report(summary(), describe, json_file, to_stdout)
+
+
+@contextlib.contextmanager
+def _told_at_end(sinks: list[Sink]) -> Iterator[None]:
+    """Say at the end what was written where."""
+    try:
+        yield
+    finally:
+        for sink in sinks:
+            if text := sink.describe():
+                note(text)
 
 
 def _report(

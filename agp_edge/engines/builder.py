@@ -13,7 +13,7 @@ from agp_edge.engines import get_backend
 from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.measure import frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
-from agp_edge.engines.sidecar import Sidecar, engine_name, sidecar_path
+from agp_edge.engines.sidecar import SUFFIX, Sidecar, engine_name, sidecar_path
 from agp_edge.errors import ArtefactError, DiskFullError, InputError
 from agp_edge.files import flush, sha256_file, translate_write_errors, write_json
 from agp_edge.frame import Precision
@@ -92,11 +92,22 @@ def build_engine(
     """
     backend_name = choose_backend(backend_name)
     backend = get_backend(backend_name)
+    if not bundle.manifest.calibrated:
+        raise InputError(
+            f"bundle {bundle.path} is not calibrated: it has no thresholds",
+            f"run: agp-edge calibrate {bundle.path} DATA",
+        )
     model = bundle.model_path(precision)
-    bundle.manifest.normal_scores("fp32")
     target = save_engine or bundle.path.parent / engine_name(bundle.manifest, precision, backend_name)
     if target.is_dir():
         raise InputError(f"{target} is a folder", "give --save-engine a file name")
+    if not target.name.endswith(SUFFIX):
+        raise InputError(f"{target} does not end in {SUFFIX}", f"give --save-engine {target}{SUFFIX}")
+    if save_engine is not None and target.exists() and not sidecar_path(target).is_file():
+        raise InputError(
+            f"{target} is there without {sidecar_path(target).name}: it may be no engine, and would be lost",
+            "give --save-engine another name",
+        )
     with translate_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".agp-edge-build-", dir=target.parent)

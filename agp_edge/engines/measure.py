@@ -97,7 +97,7 @@ def measure(session: Session, frames: HeldOut, progress: Progress = silent) -> S
             scores += result.score.tolist()
             maps.append(result.anomaly_map)
             done += len(result.score)
-            progress(done, total, f"{session.precision} {part}")
+            progress(done, total, f"measuring {session.precision}")
         if not np.isfinite(scores).all():
             raise ArtefactError(
                 f"the {session.precision} graph gives scores that are no finite numbers",

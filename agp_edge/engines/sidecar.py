@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agp_edge.bundle import Manifest
+from agp_edge.bundle import Manifest, refuse_other_kind
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import read_json, sha256_file
 from agp_edge.frame import PRECISIONS, FrameSpec, Precision
@@ -101,12 +101,18 @@ def read_sidecar(engine: Path) -> Sidecar:
     """Read an engine's sidecar and hold the plan against it.
 
     Raises:
-        InputError: there is no such engine.
+        InputError: there is no such engine, or it is a bundle, a run, a sidecar or an ONNX graph.
         ArtefactError: no sidecar, one that cannot be read, or a plan that is not the one it names.
     """
+    refuse_other_kind(engine, "an engine")
     if not engine.is_file():
         raise InputError(f"there is no engine at {engine}", "build one: agp-edge build-engine BUNDLE")
     path = sidecar_path(engine)
+    if not path.is_file():
+        raise ArtefactError(
+            f"sidecar of engine {engine} is missing: {path}",
+            f"{path.name} must travel beside the engine: copy it from where the engine was built",
+        )
     sidecar = Sidecar.from_dict(read_json(path, f"sidecar of engine {engine}"), str(path))
     if sha256_file(engine) != sidecar.plan_sha256:
         raise ArtefactError(

@@ -72,7 +72,11 @@ class Sink(Protocol):
         """
 
     def close(self) -> None:
-        """Bring everything to where it can be read; safe to call twice."""
+        """Bring everything to where it can be read; safe to call twice. What was made for nothing is removed."""
+
+    def describe(self) -> str:
+        """What was written where, in one line; empty where that goes without saying."""
+        return ""
 
 
 def utc(wall_s: float) -> datetime.datetime:

@@ -26,9 +26,11 @@ class JsonlSink(Sink):
     def __init__(self, target: str) -> None:
         self._path = Path("stdout" if target == "-" else target)
         self._file: BinaryIO | None = None
+        self._lines = 0
         if target != "-":
             with translate_write_errors(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._made = not self._path.exists()
                 _end_with_whole_line(self._path)
                 # Unbuffered: one write a line, and what failed to be written is not tried again at closing.
                 self._file = self._path.open("ab", buffering=0)
@@ -50,11 +52,18 @@ class JsonlSink(Sink):
             except BaseException:
                 os.ftruncate(self._file.fileno(), start)
                 raise
+        self._lines += 1
 
     def close(self) -> None:
         """Close the file; stdout stays open."""
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
             self._file.close()
+            if self._made and not self._lines:
+                self._path.unlink(missing_ok=True)
+
+    def describe(self) -> str:
+        """How many lines went into which file."""
+        return f"{self._lines} verdicts appended to {self._path}" if self._lines else ""
 
 
 def _print(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -32,11 +33,14 @@ class RejectsSink(Sink):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._judged = self._rejects = 0
+        self._made = not folder.exists()
         with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, judgement: Judgement) -> None:
         """Keep the frame if it is NG."""
+        self._judged += 1
         if judgement.verdict != "NG":
             return
         stem = file_stem(judgement)
@@ -51,6 +55,14 @@ class RejectsSink(Sink):
         write_png(self._folder / f"{stem}.png", judgement.pixels)
         write_png(self._folder / f"{stem}.overlay.png", picture)
         write_json(self._folder / f"{stem}.json", judgement.to_dict())
+        self._rejects += 1
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is held; the folder goes if it was made here and nothing was judged."""
+        if self._made and not self._judged:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+
+    def describe(self) -> str:
+        """How many rejects went into which folder, none too."""
+        return f"{self._rejects} rejects in {self._folder}" if self._judged else ""

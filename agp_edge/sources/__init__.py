@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import re
 from pathlib import Path
@@ -31,7 +32,7 @@ def kind_of(uri: str) -> str:
     """The kind of a source, by scheme, else by what the path is: a camera, images, or a video file.
 
     Raises:
-        InputError: there is no such scheme.
+        InputError: there is no such scheme, or it is a URL without one.
     """
     scheme = scheme_of(uri)
     if scheme is not None:
@@ -45,6 +46,9 @@ def kind_of(uri: str) -> str:
     from agp_edge.sources.images import GLOB_CHARACTERS
 
     path = Path(uri)
+    if redact(uri) != uri and not path.exists() and not glob.glob(uri):  # noqa: PTH207 - takes absolute patterns too
+        # Not told as a path that does not exist: it has a password in it.
+        raise InputError(f"there is no source {redact(uri)!r}", "a URL begins with rtsp:// or http://")
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         return "images"
     if not path.exists() and GLOB_CHARACTERS & set(uri):

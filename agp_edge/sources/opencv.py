@@ -34,13 +34,15 @@ class OpenCvSource(Source):
         """Give an opened `VideoCapture`, or raise InputError or SourceLostError."""
 
     def open(self) -> None:
-        """Connect; sequence numbers go on where they were."""
+        """Connect. A camera's sequence numbers go on where they were; a file begins again at 0."""
         # FFmpeg and OpenCV print to stderr on their own; what matters of it comes back as an error of ours.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2 = import_cv2("reading cameras and videos")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self.close()
         self._capture = self._connect(cv2)
+        if not self.live:
+            self._number = 0
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps = rate if 0 < rate <= 1000 else None
 

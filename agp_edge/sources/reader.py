@@ -13,6 +13,9 @@ from agp_edge.sources.base import Frame, Source
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
+REMIND_S = 60.0
+"""What went wrong before is not said again at each try, but it is said this often that there are still tries."""
+
 READ_AHEAD = 2
 """Frames of a file that wait decoded: enough that decoding and judging overlap."""
 
@@ -24,7 +27,8 @@ class Reader:
     live waits until there is room, so that nothing is dropped; its frames count as captured when they are taken,
     because those read ahead of a stop are still in the file.
 
-    A live source that is lost is opened again and again, with growing, capped and jittered delays.
+    A live source that is lost is opened again and again, with growing, capped and jittered delays. Each trouble is
+    told once until there is a frame again.
 
     Args:
         source: opened, read and closed in the thread only.
@@ -60,6 +64,9 @@ class Reader:
         self._stop = threading.Event()
         self._delay_s = FIRST_DELAY_S
         self._lost_at: float | None = None
+        self._troubles: set[str] = set()
+        self._tries = 0
+        self._told_at = 0.0
         # A daemon, because a camera's driver may never come back from a read; `close` waits for it all the same.
         self._thread = threading.Thread(target=self._run, name=f"read {source.name}", daemon=True)
 
@@ -116,7 +123,7 @@ class Reader:
                 if not self.source.live:
                     raise
                 self._lost_at = self._lost_at or time.monotonic()
-                self._on_event(error.what)
+                self._tell_trouble(error)
                 self.source.close()
                 if not self._connect(first=False):
                     return
@@ -144,7 +151,7 @@ class Reader:
                 # What is wrong at the start is a mistake of the command; later it is a cable.
                 if not self.source.live or (first and not isinstance(error, SourceLostError)):
                     raise
-                self._on_event(f"{error.what}; it is tried again until it answers")
+                self._tell_trouble(error)
                 if self._pause():
                     return False
         return False
@@ -155,9 +162,24 @@ class Reader:
         self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
         return self._stop.wait(delay)
 
+    def _tell_trouble(self, error: AgpEdgeError) -> None:
+        """Say what is wrong and what to do, but not again at every try: a night without a camera is no full disk."""
+        self._tries += 1
+        now = time.monotonic()
+        if error.what not in self._troubles:
+            self._troubles.add(error.what)
+            self._on_event(f"{error.what}: {error.hint}; it is tried again for ever, Ctrl-C ends it")
+        elif now - self._told_at >= REMIND_S:
+            self._on_event(f"{error.what}: still trying, {self._tries} tries")
+        else:
+            return
+        self._told_at = now
+
     def _found_again(self) -> None:
         # Only a frame proves that a source is back: a server may accept and then send nothing.
         self._delay_s = FIRST_DELAY_S
+        self._troubles.clear()
+        self._tries = 0
         if self._lost_at is not None:
             gap, self._lost_at = time.monotonic() - self._lost_at, None
             with self._changed:

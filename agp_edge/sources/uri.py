@@ -8,6 +8,9 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET_PARAMETER = re.compile(
     r"([?&;][^=&;#]*(?:pass|pwd|token|secret|auth|key|sig)[^=&;#]*=)[^&;#]*", re.IGNORECASE
 )
+_MISTYPED = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*:/+)?[^:]*):.*@", re.DOTALL)
+"""`user:secret@` without a scheme, or behind one that is mistyped, as `rtsp:/`."""
+
 _ADDRESS = re.compile(r"\[.*\]?$|[\d.]+$")
 HIDDEN = "***"
 
@@ -21,12 +24,14 @@ def scheme_of(uri: str) -> str | None:
 def redact(uri: str) -> str:
     """`uri` with passwords and secret query parameters replaced by `***`: the only form that may be shown.
 
+    A URI whose scheme is missing or mistyped is treated alike: it is told in an error, with its password.
+
     >>> redact("rtsp://admin:p@ss/w?rd@10.0.0.5/live")
     'rtsp://admin:***@10.0.0.5/live'
     """
     head, userinfo, rest = _split(uri, suspicious=True)
     if not head:
-        return uri
+        return _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", _MISTYPED.sub(rf"\g<1>:{HIDDEN}@", uri, count=1))
     user, colon, _ = userinfo.partition(":")
     if userinfo:
         rest = f"{user}:{HIDDEN}@{rest}" if colon else f"{user}@{rest}"
@@ -58,7 +63,7 @@ def _split(uri: str, *, suspicious: bool) -> tuple[str, str, str]:
     userinfo, at, behind = rest.rpartition("@")
     if not at:
         return head, "", rest
-    if "@" not in authority:
+    if "@" not in authority and not (suspicious and not authority):
         host, colon, port = authority.rpartition(":")
         is_port = not colon or host.startswith("[") or port.isdigit()
         if is_port and not (suspicious and colon and not _ADDRESS.match(host)):

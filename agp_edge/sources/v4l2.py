@@ -28,7 +28,7 @@ class V4l2Source(OpenCvSource):
                 f"there is no camera at {self._device}",
                 f"cameras here: {', '.join(present)}"
                 if present
-                else "plug one in; there is none on this machine",
+                else "plug one in, or take another source: --source rtsp://ADDRESS, a video file or a folder of images",
             )
         capture = cv2.VideoCapture(str(self._device), cv2.CAP_V4L2)
         if not capture.isOpened():

@@ -8,6 +8,9 @@ from typing import Any
 from agp_edge.errors import InputError
 from agp_edge.sources.opencv import OpenCvSource
 
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+"""What a file is called that is a video, in lower case; others are tried all the same."""
+
 
 class VideoFileSource(OpenCvSource):
     """A video file. One that is cut off gives the frames that it has.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import importlib
 import inspect
 import warnings
 from pathlib import Path
@@ -122,7 +125,13 @@ def load_transformer(
     logging: Any = transformers.utils.logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    with contextlib.suppress(ModuleNotFoundError):
+        # Without a network the hub's client tells of every try; the one error below says it all.
+        importlib.import_module("huggingface_hub.utils.logging").set_verbosity_error()
     folder = Path(source).is_dir()
+    if not folder and "/" not in source and difflib.get_close_matches(source, ["filterbank"]):
+        # The hub is not asked for what is a slip of the keyboard.
+        raise InputError(f"there is no backbone {source!r}", "did you mean --backbone filterbank?")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -63,9 +63,19 @@ def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shots = folder_of(tmp_path / "shots", [texture(i) for i in range(3)])
     monkeypatch.setattr("agp_edge.sources.images.time.time", lambda: 1_769_999_999.0)
     for run in (1, 2):
-        report = capture(open_source(str(shots)), tmp_path / "data")
+        report = capture(open_source(str(shots)), tmp_path / "data", keep_similar=True)
         assert report.kept == 3
         assert len(list(Path(report.folder).iterdir())) == 3 * run
+
+
+def test_what_is_in_the_folder_is_not_captured_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    capture(open_source(str(folder_of(tmp_path / "shots", [texture(i) for i in range(3)]))), data)
+    (data / "train" / "good" / "broken.png").write_bytes(b"no image")
+    frames = [noise(texture(i), 5) for i in range(5)]
+    report = capture(open_source(str(folder_of(tmp_path / "again", frames))), data)
+    check(report)
+    assert (report.kept, report.duplicates) == (2, 3)
 
 
 def test_every_and_frames(tmp_path: Path) -> None:

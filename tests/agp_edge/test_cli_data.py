@@ -154,7 +154,7 @@ def test_inspect_says_what_an_engine_is(
     assert (found["kind"], found["precision"], found["backend"]) == ("engine", "fp32", "onnxruntime")
     assert (found["threshold"], found["n_normal_scores"]) == (pytest.approx(0.4), 99)
     assert "64x48 BGR" in captured.err
-    assert "from n = 99 good frames" in captured.err
+    assert "from n = 99: false rejects <= 1.00%" in captured.err
 
 
 def test_inspect_says_what_a_bundle_is(run: Run, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,13 +185,14 @@ def test_inspect_reads_a_run_whatever_its_keys(
     record = {
         "backbone": "filterbank", "classes": ["nut"], "steps": 400, "frame": {"width": 64, "height": 48},
         "trained": [f"{i:064d}" for i in range(9)], "counts": {"train": 9, "held_out": 2}, "new": [{"x": 1}],
+        "format": "agp-edge-run", "version": 1, "backbone_sha256": {},
     }  # fmt: skip
     write_json(tmp_path / "run" / "run.json", record)
     assert run("inspect", tmp_path / "run") == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:]]
     assert dict(lines) == {
         "backbone": "filterbank", "classes": "nut", "steps": "400", "frame": "64x48",
-        "trained": "9 entries", "counts": "held_out 2, train 9", "new": "1 entry",
+        "trained": "9 images", "counts": "held_out 2, train 9", "new": "1 entry",
     }  # fmt: skip
     (tmp_path / "run" / "run.json").write_text("[")
     assert run("inspect", tmp_path / "run") == 4

@@ -58,10 +58,13 @@ def test_an_error_is_two_lines_and_its_exit_code(
     assert (out, err.splitlines()) == ("", lines)
 
 
-@pytest.mark.parametrize("error", [InputError("a", "b"), ZeroDivisionError()])
-def test_debug_shows_where_it_came_from(error: Exception) -> None:
-    with pytest.raises(type(error)):
-        run_command(raising(error), debug=True)
+@pytest.mark.parametrize(("error", "code"), [(ArtefactError("a", "b"), 4), (ZeroDivisionError(), 1)])
+def test_debug_shows_where_it_came_from_and_keeps_the_code(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(raising(error), debug=True) == code
+    out, err = capsys.readouterr()
+    assert (out, "Traceback" in err, "in app" in err) == ("", True, True)
 
 
 def test_a_supervisor_stops_a_command_as_ctrl_c_does() -> None:
@@ -96,7 +99,7 @@ def test_the_real_program_ends_with_the_code_and_two_lines(tmp_path: Path) -> No
     made = subprocess.run(
         [*AGP_EDGE, "--debug", "verify", str(tmp_path / "x")], capture_output=True, text=True, check=False
     )
-    assert made.returncode != 0
+    assert made.returncode == 2
     assert "Traceback" in made.stderr
 
 
@@ -111,6 +114,35 @@ def test_json_goes_to_a_file_or_to_stdout(tmp_path: Path, capsys: pytest.Capture
     assert (json.loads(out), err) == ({"a": 1}, "for a person\n")
     say("for a person", "file.json")
     assert capsys.readouterr().out == "for a person\n"
+
+
+@pytest.mark.parametrize(
+    "there", [b"\x00\x00\x00 ftypmp42", b"a,b\n", b"{half", b'{"format": "agp-edge-engine"}', b"\xff\xfe"]
+)
+def test_json_never_destroys_what_is_no_result(
+    there: bytes, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    target = tmp_path / "good.mp4"
+    target.write_bytes(there)
+    with pytest.raises(InputError, match="is there and is no result"):
+        write_json_result(str(target), {"a": 1})
+    code, out, err = command("doctor", "--json", target)
+    assert (code, out) == (2, ""), "and it is said before the work"
+    assert "it would be lost" in err
+    assert target.read_bytes() == there
+
+
+def test_json_replaces_a_result_and_no_folder_or_device(tmp_path: Path) -> None:
+    for there in ("", "[]", '{"a": 0}'):
+        target = tmp_path / "result.json"
+        target.write_text(there)
+        write_json_result(str(target), {"a": 1})
+        assert json.loads(target.read_text()) == {"a": 1}
+    with pytest.raises(InputError, match="is a folder"):
+        write_json_result(str(tmp_path), {})
+    assert target.is_file()
+    write_json_result("/dev/null", {})
+    assert not Path("/dev/null").is_file(), "a device stays one"
 
 
 def test_progress_in_a_pipe_is_plain_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,25 @@ def test_what_cannot_be_judged_keeps_nothing_from_the_others(
         found.raise_failures()
 
 
+def test_many_that_failed_are_summed_up(tmp_path: Path, engine: JudgingEngine, part: Part) -> None:
+    for i in range(10):
+        write_png(tmp_path / "shots" / f"{i}.png", part(i)[:, :40])
+    found = predict(engine, [str(tmp_path / "shots")])
+    assert [Path(row[0]).name for row in found.rows()] == ["0.png", "1.png", "2.png", "… and 7 more"]
+    assert len(found.to_dict()["failed"]) == 10
+
+
+def test_videos_and_urls_are_told_where_they_go(
+    tmp_path: Path, engine: JudgingEngine, part: Part, write_video: Callable[..., Path]
+) -> None:
+    video = write_video(tmp_path / "cam.avi", [part(0)])
+    for given, shown in ((str(video), str(video)), ("rtsp://u:secret@cam/live", "rtsp://u:***@cam/live")):
+        with pytest.raises(InputError) as caught:
+            predict(engine, [given])
+        assert f"stream --engine ENGINE --source {shown}" in caught.value.hint
+        assert "secret" not in str(caught.value)
+
+
 def test_no_images(tmp_path: Path, engine: JudgingEngine) -> None:
     with pytest.raises(InputError, match="absent"):
         predict(engine, [str(tmp_path / "absent.png")])

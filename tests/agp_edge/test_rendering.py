@@ -28,6 +28,14 @@ def test_a_cold_part_is_shown_as_it_is() -> None:
     np.testing.assert_array_equal(draw_heat(pixels, np.zeros((6, 8), np.float32), 0.4), pixels)
 
 
+def test_a_good_part_near_the_threshold_keeps_its_colours() -> None:
+    pixels = np.full((48, 64, 3), (40, 90, 160), np.uint8)
+    usual = draw_heat(pixels, np.full((6, 8), 0.65 * 0.4, np.float32), 0.4).astype(int)
+    assert np.abs(usual - pixels).max() <= 5
+    hot = draw_heat(pixels, np.full((6, 8), 0.4, np.float32), 0.4).astype(int)
+    assert np.abs(hot - pixels).max() > 20
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(48, 64), (480, 640)])
 def test_annotate_shows_where_and_what(channels: int, size: tuple[int, int]) -> None:
@@ -46,5 +54,5 @@ def test_annotate_shows_where_and_what(channels: int, size: tuple[int, int]) -> 
     assert not changed[5 * cell, 7 * cell], "what is cold stays as it was"
     blue, _, red = picture[size[0] - 1, size[1] // 2].astype(int)
     assert red > blue
-    _, green, red = annotate(pixels, anomaly_map * 0, "OK", 0.0, 0.4)[size[0] - 1, size[1] // 2].astype(int)
-    assert green > red
+    blue, _, red = annotate(pixels, anomaly_map * 0, "OK", 0.0, 0.4)[size[0] - 1, size[1] // 2].astype(int)
+    assert blue > red

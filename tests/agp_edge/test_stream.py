@@ -150,6 +150,45 @@ def test_delays_between_tries_grow_up_to_a_cap(monkeypatch: pytest.MonkeyPatch, 
         assert full / 2 <= delay <= full
 
 
+def test_the_same_trouble_is_told_once(monkeypatch: pytest.MonkeyPatch, part: Part) -> None:
+    events: list[str] = []
+    now = [1000.0]
+    monkeypatch.setattr("agp_edge.sources.reader.time.monotonic", lambda: now[0])
+    camera = Camera(part, total=2, losses=[0, 1])
+    failures = [f"{what} does not answer" for what in ("it", "it", "it", "another", "it", "it", "it")]
+
+    def connect() -> None:
+        now[0] += 20
+        if failures:
+            raise SourceLostError(failures.pop(0), "check address, user and password")
+
+    monkeypatch.setattr(camera, "open", connect)
+    reader = reading.Reader(camera, threading.Condition(), on_event=events.append)
+    monkeypatch.setattr(reader._stop, "wait", lambda timeout=None: False)
+    reader.start()
+    reader._thread.join(10)
+    assert reader.ended
+    first, another, reminder, lost, lost_again = (e for e in events if "is back" not in e)
+    assert first.startswith("it does not answer: check address, user and password; ")
+    assert "Ctrl-C" in first
+    assert another.startswith("another does not answer: ")
+    assert reminder == "it does not answer: still trying, 7 tries"
+    assert lost.startswith("camera gives no more frames")
+    assert lost_again == lost, "after a frame it is news again"
+
+
+def test_progress_has_words_before_the_first_verdict(
+    tmp_path: Path, engine: JudgingEngine, part: Part
+) -> None:
+    write_png(tmp_path / "0.png", part(0))
+    told: list[str] = []
+    stream = Stream([open_source(str(tmp_path / "?.png"))], engine)
+    stream._show(lambda done, total, text="": told.append(text))
+    stream.run(lambda done, total, text="": told.append(text))
+    assert told[0] == "judged, no verdict yet"
+    assert told[-1].startswith("judged, last OK 0.298, 0 NG, 0 dropped")
+
+
 def test_several_sources_at_once(
     tmp_path: Path, engine: JudgingEngine, part: Part, write_video: WriteVideo
 ) -> None:

@@ -53,7 +53,7 @@ def test_the_threshold_is_the_rank_that_theory_says(n: int, rate: float, rank: i
 def test_the_default_is_one_percent_or_what_n_can_promise() -> None:
     few = choose_threshold([float(i) for i in range(16)])
     assert (few.value, few.false_reject_rate, few.chosen_by_n) == (15, 1 / 17, True)
-    assert "least that 16 frames can promise" in few.describe()
+    assert few.describe() == "15 from n = 16: false rejects <= 5.88%, 95 % bound 17.07%"
     enough = choose_threshold([float(i) for i in range(99)])
     assert (enough.false_reject_rate, enough.chosen_by_n) == (0.01, False)
     # The design's own example: with n = 99 at 1 % there is a 13 % chance that the true rate is above 2 %.

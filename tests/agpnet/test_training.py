@@ -223,7 +223,9 @@ def test_an_interrupt_leaves_a_run_that_can_be_read(
         if done == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(
+        KeyboardInterrupt, match=rf"interrupted at step 3 of {config.steps}; .*cannot be resumed"
+    ):
         train(load_dataset(sample_data), config, tmp_path / "run", progress=progress)
     _, record = load_run(tmp_path / "run")
     assert (record.state, record.step) == ("interrupted", 3)
@@ -253,6 +255,7 @@ def test_ctrl_c_in_the_real_program(sample_data: Path, tmp_path: Path, tiny_sett
     assert (rest, err.splitlines()[-1]) == (b"", "interrupted")
     assert "Traceback" not in err
     _, record = load_run(out)
+    assert f"interrupted at step {record.step} of 1000000; the run as it stood is in {out} and" in err
     assert record.state == "interrupted"
     assert 0 < record.step < 1_000_000
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

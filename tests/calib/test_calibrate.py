@@ -17,7 +17,7 @@ import pytest
 from agp_edge.bundle import Bundle, split_held_out
 from agp_edge.datasets import content_hashes, load_dataset
 from agp_edge.datasets.base import Dataset
-from agp_edge.datasets.images import write_png
+from agp_edge.datasets.images import read_image, write_png
 from agp_edge.engines.measure import measure
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import ArtefactError, GateError, InputError
@@ -185,8 +185,6 @@ def test_new_good_images_alone_will_do(fresh: Path, sample_data: Path, tmp_path:
     files = good_images(sample_data)
     new = tmp_path / "new"
     new.mkdir()
-    from agp_edge.datasets.images import read_image
-
     for i, file in enumerate(files[:64]):
         write_png(new / f"{i:03}.png", read_image(file)[:, ::-1].copy())
     result = calibrate(fresh, load_dataset(new))
@@ -277,6 +275,67 @@ def test_a_graph_that_its_gate_refuses_is_left_out(
     assert bundle.manifest.artefacts["int8"]["gate"]["outcome"] == "refused", "and it is written down"
     with pytest.raises(InputError):
         bundle.model_path("int8")
+
+
+def test_an_earlier_calibration_survives_a_gate_that_does_not_pass(
+    bundle_copy: Path, sample_data: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p: p.read_bytes() for p in bundle_copy.rglob("*") if p.is_file()}
+    held_out = of_bundle(bundle_copy, sample_data, "held_out")
+    some = folder_of(tmp_path / "some", [*of_bundle(bundle_copy, sample_data, "trained")[:4], *held_out[:4]])
+    code, out, err = command("calibrate", bundle_copy, some)
+    assert code == 3
+    assert "the bundle keeps its earlier calibration" in out
+    assert f"{bundle_copy} keeps its earlier calibration" in err.splitlines()[-1]
+    assert "next:" not in err
+    with monkeypatch.context() as patch:
+        fail_the_gate(patch)
+        assert command("calibrate", bundle_copy, sample_data, "--json", "-")[0] == 3
+    assert {p: p.read_bytes() for p in bundle_copy.rglob("*") if p.is_file()} == before
+    code, _, err = command("calibrate", bundle_copy, some, "--accept", "trial on line 3")
+    assert code == 0
+    assert "next: agp-edge build-engine" in err
+    shown = command("inspect", bundle_copy)[1]
+    assert shown.count("gate INCONCLUSIVE: 0 flips in n = 2 frames; accepted by hand: trial on line 3") == 2
+
+
+def test_inspect_shows_what_a_gate_left_out(
+    fresh: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    fail_the_gate(monkeypatch)
+    code, _, err = command("calibrate", fresh, sample_data)
+    assert code == 3
+    assert "next:" not in err
+    _, out, _ = command("inspect", fresh, "--json", "-")
+    told = json.loads(out)
+    assert list(told["precisions"]) == ["fp32"]
+    assert {p: gate["outcome"] for p, gate in told["gates"].items()} == {"fp16": "refused", "int8": "refused"}
+    assert "int8  left out: gate REFUSED: 1 flips in n = 16" in command("inspect", fresh)[1]
+
+
+def test_images_that_the_training_may_have_known_otherwise_are_warned_of(
+    fresh: Path, sample_data: Path, tmp_path: Path
+) -> None:
+    assert Bundle(fresh).manifest.network["trained_frame"] == {"width": 256, "height": 256}
+    new = tmp_path / "new"
+    for i, file in enumerate(good_images(sample_data)[:64]):
+        write_png(new / f"{i:03}.png", np.ascontiguousarray(read_image(file)[:, ::-1]))
+    other = calibrate(Path(shutil.copytree(fresh, tmp_path / "a.bundle")), load_dataset(new))
+    assert "none of these 64 images was among those of the training: is this the same part?" in other.warnings
+    manifest = json.loads((fresh / "manifest.json").read_text())
+    manifest["network"]["trained_frame"] = {"width": 512, "height": 384}
+    (fresh / "manifest.json").write_text(json.dumps(manifest))
+    resized = calibrate(fresh, load_dataset(sample_data))
+    assert resized.warnings[0].startswith("trained on frames of 512x384, this bundle takes 256x256: ")
+
+
+def test_another_size_is_sent_to_the_camera_and_not_in_a_circle(
+    fresh: Path, tmp_path: Path, command: Command
+) -> None:
+    code, _, err = command("calibrate", fresh, pictures(tmp_path / "place", 64, 64))
+    assert code == 2
+    assert "agp-edge capture" in err.splitlines()[-1]
+    assert "export" not in err.splitlines()[-1]
 
 
 def test_an_accepted_graph_stays_with_its_reason(

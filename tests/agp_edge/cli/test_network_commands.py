@@ -13,6 +13,7 @@ import pytest
 from agp_edge.cli.network import describe_setup, parse_settings
 from agp_edge.errors import InputError
 from agpnet.run import load_run
+from agpnet.training import choose_held_out, describe_too_few
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -93,6 +94,53 @@ def test_train_with_a_backbone_that_is_not_there(
     assert (code, out) == (2, "")
     assert "cannot load the backbone 'nobody/nothing'" in err.splitlines()[-2]
     assert "--backbone DIR" in err.splitlines()[-1]
+
+
+def test_a_slip_in_filterbank_is_seen_without_asking_the_hub(
+    few: Path, tmp_path: Path, command: Command
+) -> None:
+    code, out, err = command("train", few, "--out", tmp_path / "run", "--backbone", "filterbnk")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-2:] == [
+        "error: there is no backbone 'filterbnk'",
+        "  did you mean --backbone filterbank?",
+    ]
+
+
+def test_what_is_replaced_is_told(
+    few: Path, tmp_path: Path, command: Command, tiny_settings: dict[str, Any], bundle_copy: Path
+) -> None:
+    run = tmp_path / "run"
+    train = ("train", few, "--out", run, "--backbone", "filterbank", *small(tiny_settings), "--steps", 2)
+    assert "replaced" not in command(*train)[2]
+    assert f"replaced the run that was in {run}" in command(*train)[2]
+    for told in ("replaces the calibrated bundle that was there: calibrate it again", "replaces the bundle"):
+        code, _, err = command("export", run, "--out", bundle_copy)
+        assert code == 0
+        assert told in err
+
+
+def test_too_few_images_for_a_gate_are_said_before_the_training(
+    few: Path, tmp_path: Path, command: Command, tiny_settings: dict[str, Any]
+) -> None:
+    train = (
+        "train",
+        few,
+        "--out",
+        tmp_path / "run",
+        "--backbone",
+        "filterbank",
+        *small(tiny_settings),
+        "--steps",
+        2,
+    )
+    assert (
+        "warning: with 6 good images 2 are held out, and the gate will be INCONCLUSIVE: 80 are needed; "
+        "its threshold can promise a false-reject rate of 50.0% at best"
+    ) in command(*train)[2]
+    assert describe_too_few(79, 0.1) is not None
+    assert len(choose_held_out([str(i) for i in range(80)], 0.1)) == 32, "sixteen for each part"
+    assert describe_too_few(80, 0.1) is describe_too_few(6, 0) is None
 
 
 def test_train_that_diverges_ends_in_five(

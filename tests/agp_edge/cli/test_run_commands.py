@@ -79,6 +79,8 @@ def test_stream_into_every_sink(tmp_path: Path, run: Run, tiny_engine: Path, vid
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10), "it plays as fast as the source"
     assert "captured = judged + dropped + failed" in out
     assert stream_report(told) in out
+    for text in (f"20 verdicts appended to {lines}", f"2 rejects in {rejects}", f"20 frames in {annotated}"):
+        assert text in err.splitlines()
 
 
 def test_results_of_two_kinds_do_not_mix_on_stdout(run: Run, tiny_engine: Path, video: Path) -> None:
@@ -99,7 +101,7 @@ def test_several_sources_have_a_video_each(tmp_path: Path, run: Run, tiny_engine
         "stream", "--source", video, "--source", second, "--engine", tiny_engine, "--video", annotated
     )
     assert code == 0
-    assert str(second) in out
+    assert second.name in out
     assert (tmp_path / "line-1.mp4").stat().st_size > 0
     assert (tmp_path / "line-2.mp4").stat().st_size > 0
 
@@ -110,9 +112,14 @@ def test_thresholds_from_the_command_line(run: Run, tiny_engine: Path, video: Pa
     )
     assert (code, json.loads(out)["sources"][0]["ng"]) == (0, 0)
     assert "set by hand" in err
-    code, _, err = run("stream", "--source", video, "--engine", tiny_engine, "--false-reject-rate", 0.001)
-    assert code == 2
-    assert "999" in err, "it says how many frames would be needed"
+    for rate in ("0.001", "0.1%"):
+        code, _, err = run("stream", "--source", video, "--engine", tiny_engine, "--false-reject-rate", rate)
+        assert code == 2
+        assert "999" in err, "it says how many frames would be needed"
+    told = [run("stream", "--source", video, "--engine", tiny_engine, "--false-reject-rate", rate)[2].splitlines()[0]
+            for rate in ("0.05", "5%")]  # fmt: skip
+    assert told[0] == told[1]
+    assert run("stream", "--source", video, "--engine", tiny_engine, "--false-reject-rate", "few")[0] == 2
 
 
 def test_an_engine_that_was_not_measured_gives_no_verdicts(run: Run, tiny_engine: Path, video: Path) -> None:
@@ -157,12 +164,85 @@ def test_libraries_say_nothing_beside_the_error(tmp_path: Path, tiny_engine: Pat
 
 def test_a_frame_of_another_size(tmp_path: Path, run: Run, tiny_engine: Path, part: Part) -> None:
     write_png(tmp_path / "shots" / "0.png", part(0)[:40])
-    code, out, err = run("stream", "--source", tmp_path / "shots", "--engine", tiny_engine)
+    new = [tmp_path / "new" / name for name in ("v.jsonl", "ng", "line.webm")]
+    code, out, err = run(
+        "stream", "--source", tmp_path / "shots", "--engine", tiny_engine,
+        "--jsonl", new[0], "--rejects", new[1], "--video", new[2],
+    )  # fmt: skip
     assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 2, "the error stands alone"
+    assert not new[0].parent.exists()
     assert "64x40" in err
     assert "64x48" in err
     assert "--frame-size 64x40" in err
-    assert "captured" in out, "the summary is printed all the same"
+
+
+def test_a_later_frame_of_another_size_comes_with_what_was_judged(
+    tmp_path: Path, run: Run, tiny_engine: Path, part: Part
+) -> None:
+    write_png(tmp_path / "shots" / "0.png", part(0))
+    write_png(tmp_path / "shots" / "1.png", part(1)[:40])
+    code, out, err = run("stream", "--source", tmp_path / "shots", "--engine", tiny_engine)
+    assert code == 2
+    assert "64x40" in err
+    assert "captured = judged + dropped + failed" in out
+
+
+def test_a_camera_that_is_not_there_leaves_nothing_behind(
+    tmp_path: Path, run: Run, tiny_engine: Path
+) -> None:
+    code, out, err = run(
+        "stream", "--camera", 97, "--engine", tiny_engine, "--jsonl", tmp_path / "v.jsonl",
+        "--rejects", tmp_path / "ng", "--video", tmp_path / "line.webm",
+    )  # fmt: skip
+    assert code == 2
+    assert out == ""
+    assert "/dev/video97" in err
+    assert "--source rtsp://" in err or "cameras here" in err
+    left = {"v.jsonl", "ng", "line.webm"} & {path.name for path in tmp_path.iterdir()}
+    assert not left
+
+
+@pytest.mark.parametrize("flag", ["--video", "--jsonl", "--json"])
+def test_no_output_replaces_what_is_read(
+    tmp_path: Path, run: Run, tiny_engine: Path, video: Path, flag: str
+) -> None:
+    link = tmp_path / "link.avi"
+    link.hardlink_to(video)
+    for path in (video, link, tiny_engine, sidecar_path(tiny_engine)):
+        before = path.read_bytes()
+        code, _, err = run("stream", "--source", video, "--engine", tiny_engine, flag, path)
+        assert code == 2
+        assert str(path) in err
+        assert path.read_bytes() == before
+    same = tmp_path / "same.json"
+    assert run("stream", "--source", video, "--engine", tiny_engine, "--json", same, "--jsonl", same)[0] == 2
+
+
+def test_video_replaces_videos_only(tmp_path: Path, run: Run, tiny_engine: Path, video: Path) -> None:
+    notes = tmp_path / "notes.webm"
+    notes.write_text("no video")
+    code, _, err = run("stream", "--source", video, "--engine", tiny_engine, "--video", notes)
+    assert code == 2
+    assert str(notes) in err
+    assert notes.read_text() == "no video"
+    notes.unlink()
+    for _ in range(2):
+        assert run("stream", "--source", video, "--engine", tiny_engine, "--video", notes)[0] == 0
+
+
+def test_a_report_fits_80_columns() -> None:
+    latency = {"total": {"p50": 12345.67, "p99": 99999.99}}
+    line = dict.fromkeys(("captured", "judged", "dropped", "failed", "ok", "ng", "reconnects"), 10_000_000)
+    name = "rtsp://inspector:***@camera-12.line-4.factory.example:554/streams/main"
+    summary = {"engine": "0123456789ab", "threshold": 0.123456, "elapsed_ms": 1e9,
+               "sources": [{"source": name, **line, "latency_ms": latency}]}  # fmt: skip
+    report = stream_report(summary)
+    assert max(map(len, report.splitlines())) <= 80
+    assert "rtsp://" in report
+    assert "streams/main" in report
+    assert "OK" in report.split()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +251,10 @@ def test_a_frame_of_another_size(tmp_path: Path, run: Run, tiny_engine: Path, pa
         ("--source", "ftp://u:secret@host/x"),
         (),
         ("--camera", "97"),
+        ("--camera", "-1"),
+        ("--camera", "rtsp://u:secret@host/x"),
+        ("--source", "u:secret@host/x"),
+        ("--source", "rtsp:/u:secret@host/x"),
         ("--source", "absent.mp4"),
         ("--source", "rtsp://a:secret@127.0.0.1:1/", "--every", "0"),
         ("--source", "rtsp://a:secret@127.0.0.1:1/", "--source", "rtsp://a:secret@127.0.0.1:1/"),
@@ -283,10 +367,15 @@ def test_capture(tmp_path: Path, run: Run, part: Part, write_video: WriteVideo) 
     code, out, _ = run("capture", "--source", video, "--out", data)
     assert code == 0
     assert f"8 captured = 6 kept + 2 duplicates + 0 blurred + 0 skipped: {data / 'train' / 'good'}" in out
-    code, out, _ = run("capture", "--source", video, "--out", data, "--frames", 2, "--json", "-")
+    code, out, _ = run("capture", "--source", video, "--out", data, "--json", "-")
+    assert code == 0
+    assert json.loads(out)["kept"] == 0, "what is there is not captured again"
+    arguments = ("--frames", 2, "--keep-similar", "--json", "-")
+    code, out, _ = run("capture", "--source", video, "--out", data, *arguments)
     assert code == 0
     assert json.loads(out)["kept"] == 2
     assert len(list((data / "train" / "good").glob("*.png"))) == 8
     assert run("capture", "--out", data)[0] == 2
     assert run("capture", "--out", data, "--camera", 0, "--source", video)[0] == 2
+    assert run("capture", "--out", data, "--source", video, "--source", video)[0] == 2
     assert run("capture", "--out", data, "--source", tmp_path / "absent.mp4")[0] == 2

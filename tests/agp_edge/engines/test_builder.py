@@ -151,12 +151,23 @@ def test_fewer_than_sixteen_gate_frames_are_inconclusive(bundle_copy: Path, tmp_
 
 def test_an_uncalibrated_bundle_is_refused(exported_bundle: Path, tmp_path: Path, command: Command) -> None:
     target = tmp_path / "x.engine"
-    with pytest.raises(ArtefactError, match="no normal scores"):
-        build_engine(Bundle(exported_bundle), "fp32", save_engine=target)
-    code, _, err = command("build-engine", exported_bundle, "--precision", "int8", "--save-engine", target)
-    assert code == 2, "there is no INT8 graph yet"
-    assert "agp-edge calibrate" in err
+    for precision in PRECISIONS:
+        code, _, err = command(
+            "build-engine", exported_bundle, "--precision", precision, "--save-engine", target
+        )
+        assert code == 2
+        assert "is not calibrated" in err
+        assert f"agp-edge calibrate {exported_bundle} DATA" in err
     assert left(tmp_path) == []
+
+
+def test_save_engine_never_destroys_what_is_no_engine(bundle_copy: Path, tmp_path: Path) -> None:
+    for name, message in (("good.mp4", "does not end in .engine"), ("good.engine", "would be lost")):
+        target = tmp_path / name
+        target.write_bytes(b"a video")
+        with pytest.raises(InputError, match=message):
+            build_engine(Bundle(bundle_copy), "fp32", "onnxruntime", save_engine=target)
+        assert target.read_bytes() == b"a video"
 
 
 def test_an_interrupted_build_leaves_the_engine_that_was_there(
@@ -166,7 +177,7 @@ def test_an_interrupted_build_leaves_the_engine_that_was_there(
     first = build_engine(bundle, "fp32", save_engine=target)
 
     def interrupted(done: int, total: int, note: str = "") -> None:
-        if note == "fp32 gate":
+        if note == "measuring fp32":
             raise KeyboardInterrupt
 
     for name in ("x.engine", "new.engine"):

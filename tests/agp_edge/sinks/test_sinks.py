@@ -182,6 +182,10 @@ def test_a_full_disk_leaves_no_half_reject(small_disk: Callable[[str], Path], ju
 def test_a_video_is_read_back(tmp_path: Path, judgement: Judgement, suffix: str) -> None:
     cv2 = pytest.importorskip("cv2")
     path = tmp_path / f"line{suffix}"
+    for _ in range(2):  # An earlier video is replaced.
+        sink = VideoSink(path, (64, 48), 10, source=judgement.source)
+        sink.write(judgement)
+        sink.close()
     sink = VideoSink(path, (64, 48), 10, source=judgement.source)
     for i in range(20):
         sink.write(replace(judgement, frame=i))
@@ -197,8 +201,56 @@ def test_a_video_is_read_back(tmp_path: Path, judgement: Judgement, suffix: str)
     assert len(frames) == 20
     assert frames[0].shape == (48, 64, 3)
     blue, green, red = frames[10][0].astype(int).mean(axis=0)
-    assert red > blue + 40, "the border of an NG frame is red"
+    assert red > blue + 40, "the border of an NG frame is orange"
     assert red > green + 40
+
+
+def test_what_nothing_was_written_to_is_not_left_behind(tmp_path: Path, judgement: Judgement) -> None:
+    pytest.importorskip("cv2")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there.jsonl").touch()
+    old = tmp_path / "old.webm"
+    for closes_empty in (False, True):
+        sinks = [
+            JsonlSink(str(tmp_path / "new.jsonl")), JsonlSink(str(tmp_path / "there.jsonl")),
+            RejectsSink(tmp_path / "new"), RejectsSink(tmp_path / "there"), VideoSink(old, (64, 48), 10),
+        ]  # fmt: skip
+        if closes_empty:
+            before = old.read_bytes()
+        else:
+            sinks[-1].write(judgement)
+        for sink in sinks:
+            sink.close()
+            sink.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old.webm", "there", "there.jsonl"]
+    assert old.read_bytes() == before, "the earlier video is replaced by frames only"
+    assert not any(sink.describe() for sink in sinks)
+
+
+def test_sinks_say_what_went_where(tmp_path: Path, judgement: Judgement) -> None:
+    pytest.importorskip("cv2")
+    lines, folder, video = tmp_path / "v.jsonl", tmp_path / "ng", tmp_path / "line.webm"
+    sinks = [JsonlSink(str(lines)), RejectsSink(folder), VideoSink(video, (64, 48), 10)]
+    for sink in sinks:
+        sink.write(judgement)
+        sink.write(replace(judgement, verdict="OK"))
+        sink.close()
+    assert [sink.describe() for sink in sinks] == [
+        f"2 verdicts appended to {lines}", f"1 rejects in {folder}", f"2 frames in {video}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["notes.webm", "notes.mkv", "notes.mp4", "notes.avi"])
+def test_only_a_video_is_replaced_by_a_video(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"my notes, which are no video")
+    with pytest.raises(InputError, match=r"no .* video"):
+        VideoSink(path, (64, 48), 10)
+    assert path.read_bytes() == b"my notes, which are no video"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError):
+        VideoSink(path, (64, 48), 10)
 
 
 def test_a_video_of_an_unknown_suffix(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def test_a_video_gives_every_frame_in_order(
     assert {f.clock for f in frames} == {"arrival"}
 
 
+def test_a_file_that_is_opened_again_begins_again(
+    tmp_path: Path, part: Part, write_video: WriteVideo
+) -> None:
+    source = open_source(str(write_video(tmp_path / "a.avi", [part(i) for i in range(3)])))
+    assert [f.number for f in read_all(source)] == [f.number for f in read_all(source)] == [0, 1, 2]
+
+
 def test_a_lossless_video_gives_the_very_pixels(tmp_path: Path, part: Part, write_video: WriteVideo) -> None:
     drawn = [part(i, defect=i == 2) for i in range(4)]
     frames = read_all(open_source(str(write_video(tmp_path / "a.mkv", drawn))))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,13 @@ from agp_edge.sources.uri import escape_userinfo
         ("http://cam/mjpg?user=a&password=secret&q=1", "http://cam/mjpg?user=a&password=***&q=1"),
         ("http://cam/mjpg?access_token=secret", "http://cam/mjpg?access_token=***"),
         ("RTSP://a:secret@cam/", "RTSP://a:***@cam/"),
+        ("user:secret@127.0.0.1/live", "user:***@127.0.0.1/live"),
+        ("user:se@cr:et@127.0.0.1/live", "user:***@127.0.0.1/live"),
+        ("rtsp:/user:secret@127.0.0.1/live", "rtsp:/user:***@127.0.0.1/live"),
+        ("rtsp:///user:secret@127.0.0.1/live", "rtsp:///user:***@127.0.0.1/live"),
+        ("rtsp//user:secret@127.0.0.1/live", "rtsp//user:***@127.0.0.1/live"),
+        ("rtsp:user:secret@127.0.0.1/live", "rtsp:***@127.0.0.1/live"),
+        ("cam/mjpg?password=secret", "cam/mjpg?password=***"),
         ("video.mp4", "video.mp4"),
         ("/dev/video0", "/dev/video0"),
     ],
@@ -32,8 +41,8 @@ def test_redact(uri: str, shown: str) -> None:
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1))
 def test_no_password_is_ever_shown(password: str) -> None:
-    shown = redact(f"rtsp://admin:{password}@10.0.0.5/live")
-    assert shown == "rtsp://admin:***@10.0.0.5/live"
+    for head in ("rtsp://", "rtsp:/", ""):
+        assert redact(f"{head}admin:{password}@10.0.0.5/live") == f"{head}admin:***@10.0.0.5/live"
 
 
 def test_a_password_is_escaped_for_the_library_and_nothing_else() -> None:
@@ -66,11 +75,23 @@ def test_a_folder_is_images(tmp_path: object) -> None:
     assert kind_of(str(tmp_path)) == "images"
 
 
-@pytest.mark.parametrize("uri", ["ftp://u:secret@host/x", "video://x", "csi://left", ""])
+@pytest.mark.parametrize(
+    "uri",
+    ["ftp://u:secret@host/x", "rtsp:/u:secret@host/x", "u:secret@host/x", "video://x", "csi://left", ""],
+)
 def test_what_is_no_source_is_refused_without_its_password(uri: str) -> None:
     with pytest.raises(InputError) as caught:
         open_source(uri)
     assert "secret" not in str(caught.value)
+
+
+def test_a_url_without_its_scheme_is_told_how_one_begins(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rtsp://"):
+        open_source("u:secret@host/x")
+    odd = tmp_path / "a:b@c.mp4"
+    odd.touch()
+    assert kind_of(str(odd)) == "video", "a file that is there is a file"
+    assert kind_of(str(tmp_path / "a:b@*.mp4")) == "images"
 
 
 def test_a_source_is_made_without_being_opened() -> None:
