@@ -89,3 +89,14 @@ def test_version() -> None:
     from agp_edge import __version__
 
     assert run_cli("--version").stdout == f"agp-edge {__version__}\n"
+
+
+def test_a_stray_url_is_not_repeated_with_its_password() -> None:
+    program = "from agp_edge.cli import main; main()"
+    arguments = ["stream", "--engine", "e.engine", "rtsp://user:hunter2@10.0.0.5/live"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "10.0.0.5/live" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -73,7 +74,9 @@ def _say_usage(error: Any) -> int:
     else:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "agp-edge"
-        print(f"error: {_one_line(error.format_message())}\n  see: {path} --help", file=sys.stderr)
+        # The parser repeats a stray argument as it is, and that may be a camera's URL with its password.
+        message = re.sub(r"[^\s('\"/]+:[^\s@]+@", "***@", _one_line(error.format_message()))
+        print(f"error: {message}\n  see: {path} --help", file=sys.stderr)
     return InputError.exit_code
 
 
