@@ -93,7 +93,7 @@ def test_version() -> None:
 
 def test_a_stray_url_is_not_repeated_with_its_password() -> None:
     program = "from agp_edge.cli import main; main()"
-    arguments = ["stream", "--engine", "e.engine", "rtsp://user:hunter2@10.0.0.5/live"]
+    arguments = ["stream", "--engine", "e.engine", "rtsp://user:p@hunter2@10.0.0.5/live"]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
     )

@@ -72,10 +72,12 @@ def _say_usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
+        from agp_edge.sources.uri import redact
+
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "agp-edge"
         # The parser repeats a stray argument as it is, and that may be a camera's URL with its password.
-        message = re.sub(r"[^\s('\"/]+:[^\s@]+@", "***@", _one_line(error.format_message()))
+        message = re.sub(r"(\(?)(\S+)", lambda m: m[1] + redact(m[2]), _one_line(error.format_message()))
         print(f"error: {message}\n  see: {path} --help", file=sys.stderr)
     return InputError.exit_code
 
@@ -132,6 +134,10 @@ def check_json_target(target: str | None) -> str | None:
     return target
 
 
+ARTEFACT_FORMATS = ("agp-edge-run", "agp-edge-bundle", "agp-edge-engine")
+"""What `format` says in a file that belongs to an artefact; results, as of `benchmark`, have formats of their own."""
+
+
 def _is_result(path: Path) -> bool:
     """Whether a file may be replaced by a result: it is empty or JSON, and is not part of a run, bundle or engine."""
     import json
@@ -144,7 +150,7 @@ def _is_result(path: Path) -> bool:
         value = json.loads(text) if text else None
     except (OSError, ValueError, RecursionError):
         return False
-    return not (isinstance(value, dict) and str(value.get("format", "")).startswith("agp-edge-"))
+    return not (isinstance(value, dict) and value.get("format") in ARTEFACT_FORMATS)
 
 
 def say(text: str, json_target: str | None = None) -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-import typer
-
 from agp_edge.cli.console import say, write_json_result
+from agp_edge.cli.options import JSON
 
 if TYPE_CHECKING:
     from agp_edge.deploy.doctor import Diagnosis
 
 
 def doctor(
-    json_file: str | None = typer.Option(
-        None, "--json", metavar="FILE", help="Write the findings as JSON; - for stdout."
-    ),
+    json_file: str | None = JSON,
 ) -> None:
     """Say what this machine can do, and how to get the rest.
 

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from agp_edge.cli.console import note, say, table, write_json_result
+from agp_edge.cli.options import JSON
 
 
 def benchmark(
@@ -32,9 +33,7 @@ def benchmark(
         None, "--data", help="An image, a video, a data set or a folder of images; noise without it."
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the noise and of the arrivals of `server`."),
-    json_file: str | None = typer.Option(
-        None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout."
-    ),
+    json_file: str | None = JSON,
 ) -> None:
     """Measure an engine: latency percentiles and throughput.
 

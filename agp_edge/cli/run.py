@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
+from agp_edge.cli.options import JSON
 from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def stream(
     threshold: float | None = typer.Option(None, "--threshold", help="A threshold set by hand instead."),
     every: int = typer.Option(1, "--every", help="Judge every N-th frame of a source."),
     frames: int | None = typer.Option(None, "--frames", help="Stop after N verdicts."),
-    json_file: str | None = typer.Option(None, "--json", help="Write the summary as JSON; - is stdout."),
+    json_file: str | None = JSON,
 ) -> None:
     """Judge the frames of cameras and files, live: the newest frame wins, and a lost camera is waited for.
 
@@ -118,7 +119,7 @@ def predict(
         help="Share of good frames that may be rejected, 0.01 or 1%; default 1%.",
     ),
     threshold: float | None = typer.Option(None, "--threshold", help="A threshold set by hand instead."),
-    json_file: str | None = typer.Option(None, "--json", help="Write the verdicts as JSON; - is stdout."),
+    json_file: str | None = JSON,
 ) -> None:
     """Judge images on disk: verdict, score and p-value of each, and heat maps with --out.
 
@@ -154,7 +155,7 @@ def capture(
     keep_similar: bool = typer.Option(
         False, "--keep-similar", help="Keep frames that look alike, as of parts in a fixture."
     ),
-    json_file: str | None = typer.Option(None, "--json", help="Write the counts as JSON; - is stdout."),
+    json_file: str | None = JSON,
 ) -> None:
     """Collect frames of good parts, without near-duplicates and blur. Nothing is overwritten; Ctrl-C ends it.
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agp_edge.rendering import annotate
 from agp_edge.verdict import Region, VerdictName
 
 
@@ -42,6 +43,10 @@ class Judgement:
     regions: list[Region]
     latency_ms: dict[str, float]
     engine: str
+
+    def annotated(self) -> NDArray[np.uint8]:
+        """The frame with heat map, regions and verdict: [H, W, 3] uint8 BGR."""
+        return annotate(self.pixels, self.anomaly_map, self.verdict, self.score, self.threshold, self.regions)
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict's JSON object; a score that is no number becomes null, because JSON has none."""

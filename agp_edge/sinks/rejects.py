@@ -8,7 +8,6 @@ from pathlib import Path
 
 from agp_edge.datasets.images import write_png
 from agp_edge.files import translate_write_errors, write_json
-from agp_edge.rendering import annotate
 from agp_edge.sinks.base import Judgement, Sink, utc
 
 
@@ -44,14 +43,7 @@ class RejectsSink(Sink):
         if judgement.verdict != "NG":
             return
         stem = file_stem(judgement)
-        picture = annotate(
-            judgement.pixels,
-            judgement.anomaly_map,
-            judgement.verdict,
-            judgement.score,
-            judgement.threshold,
-            judgement.regions,
-        )
+        picture = judgement.annotated()
         write_png(self._folder / f"{stem}.png", judgement.pixels)
         write_png(self._folder / f"{stem}.overlay.png", picture)
         write_json(self._folder / f"{stem}.json", judgement.to_dict())

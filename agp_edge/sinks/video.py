@@ -13,7 +13,6 @@ from typing import Any
 from agp_edge.errors import DiskFullError, InputError
 from agp_edge.extras import import_cv2
 from agp_edge.files import translate_write_errors
-from agp_edge.rendering import annotate
 from agp_edge.sinks.base import Judgement, Sink
 
 CODECS = {
@@ -107,14 +106,7 @@ class VideoSink(Sink):
             with translate_write_errors(self._path):
                 self._work.replace(self._path)
         self._frames += 1
-        picture = annotate(
-            judgement.pixels,
-            judgement.anomaly_map,
-            judgement.verdict,
-            judgement.score,
-            judgement.threshold,
-            judgement.regions,
-        )
+        picture = judgement.annotated()
         self._writer.write(picture)
 
     def close(self) -> None:

@@ -168,3 +168,15 @@ def test_a_host_command_on_a_device_says_what_to_install() -> None:
     with pytest.raises(InputError, match="agp-edge train works on a host: agpnot is not installed") as caught:
         require_host("agpnot.training", "train")
     assert "pip install -e '.[host]'" in caught.value.hint
+
+
+def test_a_benchmarks_earlier_result_is_replaced_and_an_artefacts_file_is_not(tmp_path: Path) -> None:
+    from agp_edge.cli.console import check_json_target
+
+    file = tmp_path / "file.json"
+    file.write_text('{"format": "agp-edge-benchmark"}')
+    assert check_json_target(str(file)) == str(file)
+    for kind in ("run", "bundle", "engine"):
+        file.write_text(f'{{"format": "agp-edge-{kind}"}}')
+        with pytest.raises(InputError, match="would be lost"):
+            check_json_target(str(file))

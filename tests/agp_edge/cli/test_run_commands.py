@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agp_edge.cli import app
-from agp_edge.cli.console import run_command
 from agp_edge.cli.run import stream_report
 from agp_edge.datasets.images import write_png
 from agp_edge.engines import read_sidecar
@@ -34,18 +32,9 @@ KEYS = {
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(command: Run) -> Run:
     """`run("stream", …)`: exit code, stdout and stderr of the command, run in this process."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["agp-edge", *map(str, arguments)])
-        code = run_command(app)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return command
 
 
 @pytest.fixture
