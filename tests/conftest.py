@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from agp_edge.engines import Sidecar, get_backend
@@ -23,6 +25,12 @@ from agp_edge.frame import FrameSpec
 
 # A shell ignores Ctrl-C for what it runs in the background, and children inherit that: the tests need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples every time, so that a change is judged by what it changed. To look for new ones:
+# HYPOTHESIS_PROFILE=explore make unit
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=3000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 TINY = FrameSpec(width=64, height=48, channels=3)
 TINY_NORMAL_SCORES = [float(s) for s in np.linspace(0.2, 0.4, 99)]

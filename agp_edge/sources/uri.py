@@ -8,8 +8,13 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET_PARAMETER = re.compile(
     r"([?&;][^=&;#]*(?:pass|pwd|token|secret|auth|key|sig)[^=&;#]*=)[^&;#]*", re.IGNORECASE
 )
-_MISTYPED = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*:/+)?[^:]*):.*@", re.DOTALL)
-"""`user:secret@` without a scheme, or behind one that is mistyped, as `rtsp:/`."""
+_KNOWN = r"(?:rtsps?|https?|mqtts?|wss?|opc\.tcp):/+"
+"""How an address that may carry a password begins, a slash too few or too many allowed."""
+
+_OTHER = re.compile(rf"((?:{_KNOWN})?[^:]*):.*@", re.DOTALL | re.IGNORECASE)
+"""`user:secret@` without a scheme or behind a mistyped one. What is not known is no scheme: in `admin://x@host` the
+slashes belong to the password.
+"""
 
 _ADDRESS = re.compile(r"\[.*\]?$|[\d.]+$")
 HIDDEN = "***"
@@ -24,14 +29,14 @@ def scheme_of(uri: str) -> str | None:
 def redact(uri: str) -> str:
     """`uri` with passwords and secret query parameters replaced by `***`: the only form that may be shown.
 
-    A URI whose scheme is missing or mistyped is treated alike: it is told in an error, with its password.
+    A URI whose scheme is missing or mistyped hides all between its first colon and its last `@`: errors tell such URIs.
 
     >>> redact("rtsp://admin:p@ss/w?rd@10.0.0.5/live")
     'rtsp://admin:***@10.0.0.5/live'
     """
     head, userinfo, rest = _split(uri, suspicious=True)
-    if not head:
-        return _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", _MISTYPED.sub(rf"\g<1>:{HIDDEN}@", uri, count=1))
+    if not head or not re.match(_KNOWN, uri, re.IGNORECASE):
+        return _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", _OTHER.sub(rf"\g<1>:{HIDDEN}@", uri, count=1))
     user, colon, _ = userinfo.partition(":")
     if userinfo:
         rest = f"{user}:{HIDDEN}@{rest}" if colon else f"{user}@{rest}"
