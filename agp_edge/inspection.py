@@ -74,13 +74,14 @@ def _dataset(path: Path, progress: Progress) -> Inspection:
         for sample in data.test:
             labels[sample.label] = labels.get(sample.label, 0) + 1
         sizes = {f"{w}x{h}": n for (w, h), n in check.sizes[data.name].items()}
-        masks = sum(sample.mask is not None for sample in data.test)
+        masks = sum(len(sample.masks) for sample in data.test if not sample.good)
         classes[data.name] = {
             "train": len(data.train),
             "validation": len(data.validation),
             "test": labels,
             "masks": masks,
             "sizes": sizes,
+            "aside": [aside.to_dict() for aside in check.aside[data.name]],
         }
         test = ", ".join(f"{n} {label}" for label, n in labels.items()) or "none"
         lines += [
@@ -89,9 +90,13 @@ def _dataset(path: Path, progress: Progress) -> Inspection:
             f"    to test on     {test}; {_count(masks, 'mask')}",
             f"    sizes          {', '.join(f'{size} ({n})' for size, n in sizes.items()) or 'none'}",
         ]
+        reasons: dict[str, int] = {}
+        for aside in check.aside[data.name]:
+            reasons[aside.why] = reasons.get(aside.why, 0) + aside.images
+        lines += [f"    put aside      {_count(n, 'image')}: {why}" for why, n in reasons.items()]
     if check.findings:
         lines.append(f"{_count(len(check.findings), 'finding')}:")
-        lines += [f"  {f.class_name}: {f.kind}: {f.message}" for f in check.findings]
+        lines += [f"  {finding.describe()}" for finding in check.findings]
     else:
         lines.append("no findings")
     facts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,15 @@ class Sample:
         path: the image file.
         name: its path relative to the data set's root, with forward slashes.
         label: `good`, or the kind of defect.
-        mask: a picture of the same size, defect where it is not zero; None for good images and unmasked defects.
+        masks: pictures of the same size; a pixel is defect where any of them is not zero. Empty for a defect
+            without a mask. Some data sets give masks of good images too: they must be black, and only
+            `check_dataset` looks at them.
     """
 
     path: Path
     name: str
     label: str
-    mask: Path | None = None
+    masks: tuple[Path, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -39,12 +42,23 @@ class ClassData:
         train: good images to learn from.
         validation: good images kept aside by the data set itself; often empty.
         test: labelled images; may be empty.
+        folder: where its files are; None if they are in no folder of their own.
+        mask_folders: folders that hold masks alone, at any depth: a picture there that no image uses is a lost mask.
+        aside: folder -> why the pictures there are in none of the lists, although the layout knows of them.
     """
 
     name: str
     train: list[Sample]
     validation: list[Sample] = field(default_factory=list)
     test: list[Sample] = field(default_factory=list)
+    folder: Path | None = None
+    mask_folders: tuple[Path, ...] = ()
+    aside: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All of them: to learn from, for validation, to test on."""
+        return [*self.train, *self.validation, *self.test]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from agp_edge.datasets.base import GOOD, ClassData, Sample
 from agp_edge.datasets.images import list_images
-from agp_edge.datasets.pairing import find_samples, subfolders
+from agp_edge.datasets.pairing import find_samples, masks_by_stem, subfolders
 from agp_edge.files import sha256_bytes, sha256_file
 
-LOOKS_FOR = "images right in the folder, or good/ beside folders of defects"
+LOOKS_FOR = "images, or good/ beside folders of defects"
 MASKS = "ground_truth"
 TEST_SHARE = 5
 """One in this many good images is kept for the test."""
@@ -28,21 +28,24 @@ def read(root: Path) -> list[ClassData] | None:
     """Read the folder; None if it is not of this layout."""
     name = root.name
     if not (root / GOOD).is_dir():
-        return [ClassData(name, train=find_samples(root, root))] if list_images(root) else None
+        return [ClassData(name, train=find_samples(root, root), folder=root)] if list_images(root) else None
     good = find_samples(root / GOOD, root)
     defects: list[Sample] = []
     for folder in subfolders(root):
         if folder.name not in (GOOD, MASKS):
-            masks = root / MASKS / folder.name
+            masks = masks_by_stem(root / MASKS / folder.name)
             defects += find_samples(folder, root, label=folder.name, masks=masks)
+    mask_folders = (root / MASKS,)
     if not defects:
-        return [ClassData(name, train=good)]
+        return [ClassData(name, train=good, folder=root, mask_folders=mask_folders)]
     for_test = {sample.name for sample in good if _is_for_test(sample)}
     return [
         ClassData(
             name,
             train=[s for s in good if s.name not in for_test],
             test=[s for s in good if s.name in for_test] + defects,
+            folder=root,
+            mask_folders=mask_folders,
         )
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.datasets.base import Sample
+from agp_edge.datasets.orientation import exif_orientation, is_tiff, tiff_samples, turn_upright
 from agp_edge.errors import InputError
 from agp_edge.extras import import_cv2
 from agp_edge.files import write_bytes
@@ -18,12 +20,15 @@ from agp_edge.frame import FrameSpec
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What counts as an image among the files of a folder, in lower case."""
+LOG_LEVEL_SILENT = 0
+"""OpenCV's number for it in every version."""
 
 
 def read_image(path: Path, *, mono: bool = False) -> NDArray[np.uint8]:
     """Read an image as a frame.
 
-    Grey and palette images become BGR, an alpha channel is dropped, the orientation that EXIF names is applied.
+    Grey, palette and CMYK images become BGR, an alpha channel is dropped, never blended, and the orientation that
+    EXIF names is applied.
     16 bits become 8 by the range of the type (65535 is 255), never by the image's content: two images of one
     camera must not be scaled differently.
 
@@ -35,7 +40,8 @@ def read_image(path: Path, *, mono: bool = False) -> NDArray[np.uint8]:
         [H, W, C] uint8, C-contiguous: BGR with C = 3, or mono with C = 1.
 
     Raises:
-        InputError: it cannot be read, is cut off, or holds numbers without a fixed range (floating point).
+        InputError: it cannot be read, is cut off, holds numbers without a fixed range (floating point), or is a
+            TIFF with transparent pixels of 8 bits.
         MissingExtraError: OpenCV is not installed.
     """
     pixels = _decode(path)
@@ -78,6 +84,8 @@ def read_frame(sample: Sample, frame: FrameSpec) -> NDArray[np.uint8]:
         InputError: it cannot be read, or has another size.
     """
     pixels = read_image(sample.path, mono=frame.channels == 1)
+    if frame.any_size:
+        return pixels
     if pixels.shape != frame.shape:
         height, width = pixels.shape[:2]
         raise InputError(
@@ -88,29 +96,34 @@ def read_frame(sample: Sample, frame: FrameSpec) -> NDArray[np.uint8]:
 
 
 def read_truth(sample: Sample, frame: FrameSpec) -> NDArray[np.bool_] | None:
-    """Which pixels of a sample are anomalous: none of a good one; None for a defect without a mask.
+    """Which pixels of a sample are anomalous: none of a good one, for a defect those that any of its masks marks.
 
     Returns:
-        [H, W] bool in the frame's pixels.
+        [H, W] bool in the frame's pixels; None for a defect without a mask, or whose masks mark nothing: where it is
+        cannot be told, and nowhere is wrong.
 
     Raises:
-        InputError: the mask cannot be read, or has another size than the frame.
+        InputError: a mask cannot be read, or has another size than the frame.
     """
+    if frame.any_size:
+        height, width = read_image(sample.path).shape[:2]
+        frame = frame.of_size(width, height)
+    truth = np.zeros((frame.height, frame.width), bool)
     if sample.good:
-        return np.zeros((frame.height, frame.width), bool)
-    if sample.mask is None:
-        return None
-    mask = read_mask(sample.mask)
-    if mask.shape != (frame.height, frame.width):
-        raise InputError(
-            f"mask {sample.mask} is {mask.shape[1]}x{mask.shape[0]}, its image {frame.width}x{frame.height}",
-            "draw the mask again at the image's size, or remove it",
-        )
-    return mask
+        return truth
+    for path in sample.masks:
+        mask = read_mask(path)
+        if mask.shape != truth.shape:
+            raise InputError(
+                f"mask {path} is {mask.shape[1]}x{mask.shape[0]}, its image {frame.width}x{frame.height}",
+                "draw the mask again at the image's size, or remove it",
+            )
+        truth |= mask
+    return truth if truth.any() else None
 
 
 def _decode(path: Path) -> NDArray[Any]:
-    """[H, W, 3] BGR of whatever type the file holds."""
+    """[H, W, 3] BGR of whatever type the file holds, upright."""
     cv2 = import_cv2("reading images")
     hint = "replace or remove it; it must be a whole image, such as PNG or JPEG"
     try:
@@ -119,17 +132,34 @@ def _decode(path: Path) -> NDArray[Any]:
         raise InputError(f"cannot read image {path}: {error.strerror or error}", hint) from error
     if _cut_off(data):
         raise InputError(f"image {path} is cut off: its end is missing", hint)
+    # ANYDEPTH keeps 16 bits, which COLOR alone would shift away.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if not is_tiff(data):
+        # Which formats OpenCV turns depends on its version (WebP: not in 4.8). TIFF it turns always.
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        # ANYDEPTH keeps 16 bits, which COLOR alone would shift away; both apply EXIF orientation.
         with _quiet(cv2):
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+            encoded = np.frombuffer(data, np.uint8)
+            pixels = cv2.imdecode(encoded, flags) if data else None
+            blended = tiff_samples(data) == 4 and _is_transparent(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
     except cv2.error as error:
         raise InputError(f"cannot read image {path}: {error.err or error}", hint) from error
     if pixels is None:
         raise InputError(f"{path} ({len(data)} bytes) is no image that can be read", hint)
+    if blended:
+        raise InputError(
+            f"image {path} is an 8-bit TIFF with transparent pixels, whose colour OpenCV blends with black",
+            "save it without the alpha channel, or as PNG",
+        )
     decoded: NDArray[Any] = pixels
-    return decoded
+    return decoded if is_tiff(data) else np.ascontiguousarray(turn_upright(decoded, exif_orientation(data)))
+
+
+def _is_transparent(pixels: NDArray[Any] | None) -> bool:
+    """Whether a TIFF, decoded unchanged, has 8-bit alpha that is not opaque everywhere; with 16 bits nothing blends."""
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4:
+        return False
+    return bool(pixels[..., 3].min() < 255)
 
 
 def _cut_off(data: bytes) -> bool:
@@ -145,11 +175,13 @@ def _cut_off(data: bytes) -> bool:
 @contextlib.contextmanager
 def _quiet(cv2: Any) -> Iterator[None]:
     """OpenCV's own complaints about a file would stand before the one line that names it."""
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 4.8 has it at the top, 5 in a module of its own.
+    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+    before = set_level(LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        set_level(before)
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -174,8 +206,11 @@ def list_images(folder: Path) -> list[Path]:
     """The images right inside a folder, in order of name; hidden files are none. Empty where there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(
-        item
-        for item in folder.iterdir()
-        if item.suffix.lower() in IMAGE_SUFFIXES and not item.name.startswith(".") and item.is_file()
-    )
+    # The folder's own entries say what is a file, so that no file is looked at.
+    with os.scandir(folder) as entries:
+        return sorted(folder / e.name for e in entries if is_image_name(e.name) and e.is_file())
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by its name: a known suffix in any case, and not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122

@@ -1,42 +1,44 @@
-"""The tree of MVTec-AD (and MPDD): a folder of classes, or one class.
+"""The tree of MVTec-AD, of MPDD, and of VisA as it is commonly re-split: a folder of classes, or one class.
 
 <class>/train/good/*.png
 <class>/validation/good/*.png            where there is one
 <class>/test/{good,<defect>}/*.png
-<class>/ground_truth/<defect>/NNN_mask.png
+<class>/ground_truth/<defect>/NNN_mask.png, or NNN.png
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from agp_edge.datasets.base import GOOD, ClassData, Sample
-from agp_edge.datasets.pairing import find_samples, subfolders
+from agp_edge.datasets.base import GOOD, ClassData
+from agp_edge.datasets.pairing import class_folders, find_samples, masks_by_stem, subfolders
 
-LOOKS_FOR = "train/good or test/good, in the folder or in each of its classes"
+LOOKS_FOR = "train/good"
+MASKS = "ground_truth"
 
 
 def read(root: Path) -> list[ClassData] | None:
     """Read the tree under `root`; None if it is not of this layout."""
-    if _is_class(root):
-        return [_read_class(root, root)]
-    classes = [_read_class(folder, root) for folder in subfolders(root) if _is_class(folder)]
-    return classes or None
+    return [read_class(folder, root) for folder in class_folders(root, is_class)] or None
 
 
-def _is_class(folder: Path) -> bool:
+def is_class(folder: Path) -> bool:
+    """Whether a folder is one class of this layout."""
     return any((folder / part / GOOD).is_dir() for part in ("train", "test"))
 
 
-def _read_class(folder: Path, root: Path) -> ClassData:
-    test: list[Sample] = []
-    if (folder / "test").is_dir():
-        for label in subfolders(folder / "test"):
-            masks = folder / "ground_truth" / label.name
-            test += find_samples(label, root, label=label.name, masks=masks)
+def read_class(folder: Path, root: Path) -> ClassData:
+    """One class; its samples are named relative to `root`."""
+    masks = folder / MASKS
     return ClassData(
         name=folder.name,
         train=find_samples(folder / "train" / GOOD, root),
         validation=find_samples(folder / "validation" / GOOD, root),
-        test=test,
+        test=[
+            sample
+            for label in subfolders(folder / "test")
+            for sample in find_samples(label, root, label=label.name, masks=masks_by_stem(masks / label.name))
+        ],
+        folder=folder,
+        mask_folders=(masks,),
     )

@@ -134,7 +134,7 @@ def test_inspect_says_what_a_data_set_is_and_finds_faults(
     assert "layout mvtec, 1 class" in out
     assert "2 good, 2 spot; 2 masks" in out
     assert "64x48 (5)" in out
-    assert "no findings" in out
+    assert "1 finding:\n  nut: few-good: 1 good image to learn from leaves 0 that a network never saw" in out
 
     (tree / "ground_truth/spot/0_mask.png").unlink()
     shutil.copy(tree / "train/good/0.png", tree / "test/good/9.png")
@@ -142,7 +142,30 @@ def test_inspect_says_what_a_data_set_is_and_finds_faults(
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["layout"]) == ("data set", "mvtec")
     assert found["classes"]["nut"]["test"] == {"good": 3, "spot": 2}
-    assert sorted(f["kind"] for f in found["findings"]) == ["leak", "mask-missing"]
+    assert sorted(f["kind"] for f in found["findings"]) == ["few-good", "leak", "mask-missing"]
+    assert all({"kind", "class_name", "message", "count", "names"} == set(f) for f in found["findings"])
+    assert found["classes"]["nut"]["aside"] == []
+
+
+def test_inspect_says_which_pictures_a_layout_leaves_out(
+    run: Run, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MVTec AD 2: what is for the publisher's server has no labels, and is no fault."""
+    (tree / "test").rename(tree / "test_public")
+    (tree / "ground_truth").rename(tree / "test_public/ground_truth")
+    for name in ("test_private/0.png", "test_private/1.png", "test_private_mixed/0.png"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_bytes(b"never opened")
+    assert run("inspect", tree, "--json", "-") == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["layout"] == "mvtec-ad-2"
+    assert [(a["folder"], a["images"]) for a in found["classes"]["nut"]["aside"]] == [
+        ("test_private", 2),
+        ("test_private_mixed", 1),
+    ]
+    assert [f["kind"] for f in found["findings"]] == ["few-good"]
+    assert "put aside      3 images: no labels are published of them" in err
 
 
 def test_inspect_says_what_an_engine_is(

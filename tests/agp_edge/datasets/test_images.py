@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +52,6 @@ def test_16_bits_are_scaled_by_the_range_of_the_type(tmp_path: Path, suffix: str
     assert read[0, :, 0].tolist() == [0, 0, 1, 1, 10]
     bright = read_image(save(tmp_path / f"b{suffix}", np.array([[65535, 65279]], np.uint16)), mono=True)
     assert bright[0, :, 0].tolist() == [255, 254]
-
-
-def test_exif_orientation_is_applied(tmp_path: Path, colour: NDArray[np.uint8]) -> None:
-    encoded = cv2.imencode(".jpg", colour)[1].tobytes()
-    # A big-endian TIFF block with one entry: orientation (0x0112), SHORT, 6 = turn right.
-    tiff = b"MM\x00\x2a" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
-    body = b"Exif\x00\x00" + tiff
-    path = tmp_path / "a.jpg"
-    path.write_bytes(encoded[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + encoded[2:])
-    assert read_image(path).shape == (20, 12, 3)
 
 
 def test_a_palette_is_looked_up(tmp_path: Path) -> None:
