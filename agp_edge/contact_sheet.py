@@ -144,18 +144,28 @@ def render_contact_sheet(rows: Sequence[Row], *, threshold: float | None, title:
     return _Sheet(rows, threshold).render(title)
 
 
-class _Sheet:
-    """The layout of one sheet: tiles of one size, one scale for all maps."""
+class Tiles:
+    """Frame, map and truth of some rows as tiles of one size, their maps on one colour scale.
 
-    def __init__(self, rows: Sequence[Row], threshold: float | None) -> None:
-        self.cv2: Any = import_cv2("drawing a contact sheet")
-        self.rows = rows
-        self.threshold = threshold
-        height, width = rows[0].frame.shape[:2]
-        scale = min(TILE_WIDTH / width, MAX_TILE_HEIGHT / height)
-        self.tile_wh = max(round(width * scale), 1), max(round(height * scale), 1)
-        self.row_height = max(self.tile_wh[1], 132)
-        self.columns = [MARGIN + i * (max(self.tile_wh[0], MIN_COLUMN_WIDTH) + GAP) for i in range(4)]
+    Args:
+        rows: at least one; the first one's frame gives the size.
+        threshold: lies on the scale, and what a map has above it is surrounded on the frame; None for neither.
+        width, max_height: the room of a tile, in pixels.
+
+    Attributes:
+        wh: (width, height) of every tile.
+        low, high: the ends of the colour scale.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+    """
+
+    def __init__(self, rows: Sequence[Row], threshold: float | None, width: int, max_height: int) -> None:
+        self._cv2: Any = import_cv2("drawing anomaly maps")
+        self._threshold = threshold
+        frame_height, frame_width = rows[0].frame.shape[:2]
+        scale = min(width / frame_width, max_height / frame_height)
+        self.wh = max(round(frame_width * scale), 1), max(round(frame_height * scale), 1)
         values = np.concatenate([row.anomaly_map.ravel() for row in rows])
         # One hot pixel must not darken all the rest; a threshold must lie on the scale to be marked.
         self.low, self.high = (float(v) for v in np.percentile(values, (1, 99.8)))
@@ -163,6 +173,58 @@ class _Sheet:
             self.low, self.high = min(self.low, threshold), max(self.high, threshold)
         if self.high <= self.low:
             self.high = self.low + 1
+
+    def frame(self, row: Row) -> Canvas:
+        """The frame, and a line around what the map has above the threshold."""
+        cv2 = self._cv2
+        tile: Canvas = self._resize(row.frame)
+        if tile.ndim == 2 or tile.shape[2] == 1:
+            tile = cv2.cvtColor(tile, cv2.COLOR_GRAY2BGR)
+        if self._threshold is not None:
+            # Linear, not by area: shrunk by area, a peak just above the threshold would vanish.
+            values = cv2.resize(row.anomaly_map, self.wh, interpolation=cv2.INTER_LINEAR)
+            above = (values > self._threshold).astype(np.uint8)
+            contours, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(tile, contours, -1, INK, 3, cv2.LINE_AA)
+            cv2.drawContours(tile, contours, -1, CONTOUR, 1, cv2.LINE_AA)
+        return tile
+
+    def heat(self, row: Row) -> Canvas:
+        """The anomaly map in colours."""
+        return self.colour(self._resize(row.anomaly_map))
+
+    def truth(self, row: Row) -> Canvas | None:
+        """White where anomalous; None without a mask."""
+        if row.truth is None:
+            return None
+        # By area, so that a scratch of one pixel still shows.
+        share = self._resize(row.truth.astype(np.float32))
+        grey = (40 + 215 * np.clip(share * 2, 0, 1)).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(grey[..., np.newaxis], 3, axis=2))
+
+    def colour(self, values: NDArray[np.float32]) -> Canvas:
+        """The colours of [h, w] values on the scale: [h, w, 3] BGR."""
+        share = np.clip((values - self.low) / (self.high - self.low), 0, 1)
+        coloured: Canvas = self._cv2.applyColorMap((share * 255).astype(np.uint8), self._cv2.COLORMAP_INFERNO)
+        return coloured
+
+    def _resize(self, picture: NDArray[Any]) -> NDArray[Any]:
+        cv2 = self._cv2
+        method = cv2.INTER_AREA if picture.shape[1] > self.wh[0] else cv2.INTER_LINEAR
+        resized: NDArray[Any] = cv2.resize(picture, self.wh, interpolation=method)
+        return resized
+
+
+class _Sheet:
+    """The layout of one sheet."""
+
+    def __init__(self, rows: Sequence[Row], threshold: float | None) -> None:
+        self.cv2: Any = import_cv2("drawing a contact sheet")
+        self.rows = rows
+        self.threshold = threshold
+        self.tiles = Tiles(rows, threshold, TILE_WIDTH, MAX_TILE_HEIGHT)
+        self.row_height = max(self.tiles.wh[1], 132)
+        self.columns = [MARGIN + i * (max(self.tiles.wh[0], MIN_COLUMN_WIDTH) + GAP) for i in range(4)]
 
     def render(self, title: str) -> Canvas:
         width = self.columns[3] + PANEL_WIDTH + MARGIN
@@ -185,12 +247,15 @@ class _Sheet:
     def _scale_bar(self, right: int) -> None:
         """The colours of the maps from low to high, with a tick at the threshold."""
         left, top, bottom = self.columns[2] + 20, 18, 34
-        ramp = np.linspace(self.low, self.high, right - left, dtype=np.float32)
-        self.canvas[top:bottom, left:right] = self._heat(np.repeat(ramp[np.newaxis], bottom - top, axis=0))
-        self._text(f"{self.low:.3g}", left, bottom + 16, 0.4, FAINT)
-        self._text(f"{self.high:.3g}", right, bottom + 16, 0.4, FAINT, align="right")
+        low, high = self.tiles.low, self.tiles.high
+        ramp = np.linspace(low, high, right - left, dtype=np.float32)
+        self.canvas[top:bottom, left:right] = self.tiles.colour(
+            np.repeat(ramp[np.newaxis], bottom - top, axis=0)
+        )
+        self._text(f"{low:.3g}", left, bottom + 16, 0.4, FAINT)
+        self._text(f"{high:.3g}", right, bottom + 16, 0.4, FAINT, align="right")
         if self.threshold is not None:
-            x = left + round((self.threshold - self.low) / (self.high - self.low) * (right - left - 1))
+            x = left + round((self.threshold - low) / (high - low) * (right - left - 1))
             self.cv2.line(self.canvas, (x, top - 5), (x, bottom + 5), INK, 2, self.cv2.LINE_AA)
             text = f"threshold {self.threshold:.4g}"
             half = self._text_width(text, 0.4) // 2
@@ -198,49 +263,18 @@ class _Sheet:
             self._text(text, middle - half, bottom + 16, 0.4, INK)
 
     def _row(self, row: Row, top: int) -> None:
-        tiles = (self._frame_tile(row), self._heat(self._resize(row.anomaly_map)), self._truth_tile(row))
-        for left, tile in zip(self.columns[:3], tiles, strict=True):
-            above = top + (self.row_height - self.tile_wh[1]) // 2
+        truth = self.tiles.truth(row)
+        shown = (self.tiles.frame(row), self.tiles.heat(row), self._no_mask() if truth is None else truth)
+        for left, tile in zip(self.columns[:3], shown, strict=True):
+            above = top + (self.row_height - self.tiles.wh[1]) // 2
             self.canvas[above : above + tile.shape[0], left : left + tile.shape[1]] = tile
         self._panel(row, self.columns[3], top + (self.row_height - 132) // 2)
 
-    def _resize(self, picture: NDArray[Any], *, nearest: bool = False) -> NDArray[Any]:
-        cv2 = self.cv2
-        shrinks = picture.shape[1] > self.tile_wh[0]
-        method = cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        resized: NDArray[Any] = cv2.resize(picture, self.tile_wh, interpolation=method)
-        return resized
-
-    def _heat(self, values: NDArray[np.float32]) -> Canvas:
-        share = np.clip((values - self.low) / (self.high - self.low), 0, 1)
-        coloured: Canvas = self.cv2.applyColorMap((share * 255).astype(np.uint8), self.cv2.COLORMAP_INFERNO)
-        return coloured
-
-    def _frame_tile(self, row: Row) -> Canvas:
-        """The frame, and a line around what the map has above the threshold."""
-        cv2 = self.cv2
-        tile: Canvas = self._resize(row.frame)
-        if tile.ndim == 2 or tile.shape[2] == 1:
-            tile = cv2.cvtColor(tile, cv2.COLOR_GRAY2BGR)
-        if self.threshold is not None:
-            # Linear, not by area: shrunk by area, a peak just above the threshold would vanish.
-            values = cv2.resize(row.anomaly_map, self.tile_wh, interpolation=cv2.INTER_LINEAR)
-            above = (values > self.threshold).astype(np.uint8)
-            contours, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(tile, contours, -1, INK, 3, cv2.LINE_AA)
-            cv2.drawContours(tile, contours, -1, CONTOUR, 1, cv2.LINE_AA)
+    def _no_mask(self) -> Canvas:
+        width, height = self.tiles.wh
+        tile = np.full((height, width, 3), RULE, np.uint8)
+        self._text("no mask", width // 2 - 28, height // 2, 0.45, FAINT, on=tile)
         return tile
-
-    def _truth_tile(self, row: Row) -> Canvas:
-        width, height = self.tile_wh
-        if row.truth is None:
-            tile = np.full((height, width, 3), RULE, np.uint8)
-            self._text("no mask", width // 2 - 28, height // 2, 0.45, FAINT, on=tile)
-            return tile
-        # By area, so that a scratch of one pixel still shows.
-        share = self._resize(row.truth.astype(np.float32))
-        grey = (40 + 215 * np.clip(share * 2, 0, 1)).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(grey[..., np.newaxis], 3, axis=2))
 
     def _panel(self, row: Row, x: int, top: int) -> None:
         """Verdict as a chip (NG filled, OK outlined), right or wrong in words, then the numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from agp_edge.engines.base import Session
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.extras import import_cv2
 from agp_edge.frame import FrameSpec
-from agp_edge.metrics import DEFAULT_AUPRO_LIMIT, aupro, ranking_metrics
+from agp_edge.metrics import DEFAULT_AUPRO_LIMIT, Curve, PixelScores, ranking_metrics, roc_curve
 from agp_edge.progress import Progress, silent
 from agp_edge.verdict import Judge
 
@@ -73,6 +73,21 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
+class ClassCurves:
+    """The curves behind the areas of one class, thinned for drawing; each None where its area is.
+
+    Attributes:
+        image_roc: of the images' scores.
+        pixel_roc: of the pixels.
+        pro: mean overlap of the regions, over the share of the normal pixels.
+    """
+
+    image_roc: Curve | None
+    pixel_roc: Curve | None
+    pro: Curve | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` measured.
 
@@ -80,11 +95,13 @@ class Evaluation:
         classes: class -> its metrics.
         aupro_limit: the false-positive rate that AUPRO was integrated to.
         images: every test image; with maps only those that were asked to be kept.
+        curves: class -> its curves, for a report.
     """
 
     classes: dict[str, ClassMetrics]
     aupro_limit: float
     images: list[JudgedImage]
+    curves: dict[str, ClassCurves] = field(default_factory=dict)
 
     @property
     def mean(self) -> ClassMetrics:
@@ -177,7 +194,10 @@ def evaluate(
     """Judge every test image of a data set.
 
     Pixel metrics are taken at the map's own resolution, over the pooled pixels of a class: masks are brought
-    there with nearest-neighbour sampling. Good images count as normal everywhere. Memory holds the maps of one class.
+    there with nearest-neighbour sampling. Good images count as normal everywhere.
+
+    Memory holds the maps of one class, 4 bytes a pixel, and little else that grows with them: 262 MB for 1000 images
+    whose maps are 256x256, 4.2 GB at 1024x1024.
 
     Args:
         session: the artefact.
@@ -200,16 +220,46 @@ def evaluate(
             "put labelled images beside the good ones: test/good and test/DEFECT, or a folder for each defect",
         )
     classes: dict[str, ClassMetrics] = {}
+    curves: dict[str, ClassCurves] = {}
     images: list[JudgedImage] = []
     for data in with_tests:
-        with_truth = list(_judge(session, data, progress, len(images), total))
-        classes[data.name] = _measure(with_truth, aupro_limit)
-        judged = [image for image, _ in with_truth]
-        kept = {image.sample.name for image in keep(judged)} if keep else set()
-        images += [
-            image if image.sample.name in kept else replace(image, anomaly_map=None) for image in judged
-        ]
-    return Evaluation(classes, aupro_limit, images)
+        # In a function of its own: the maps of one class are gone before the next one begins.
+        metrics, drawn, judged = _evaluate_class(
+            session, data, aupro_limit, keep, progress, len(images), total
+        )
+        classes[data.name], curves[data.name] = metrics, drawn
+        images += judged
+    return Evaluation(classes, aupro_limit, images, curves)
+
+
+def merge(evaluations: Iterable[Evaluation]) -> Evaluation:
+    """Several evaluations as one, as of a folder with a run for each class: the classes one after another.
+
+    Raises:
+        InputError: they share a class, or AUPRO was integrated to different limits.
+        ValueError: there are none.
+    """
+    every = list(evaluations)
+    if not every:
+        raise ValueError("there is no evaluation to merge")
+    limits = sorted({evaluation.aupro_limit for evaluation in every})
+    if len(limits) > 1:
+        raise InputError(
+            f"AUPRO to the limits {', '.join(f'{limit:g}' for limit in limits)} has no mean",
+            "evaluate them with one --aupro-limit",
+        )
+    merged = Evaluation({}, limits[0], [], {})
+    for evaluation in every:
+        for name in evaluation.classes:
+            if name in merged.classes:
+                raise InputError(
+                    f"class {name} was evaluated twice: its images would count twice in the mean",
+                    "evaluate each class once",
+                )
+        merged.classes.update(evaluation.classes)
+        merged.curves.update(evaluation.curves)
+        merged.images.extend(evaluation.images)
+    return merged
 
 
 def count_verdicts(images: Iterable[JudgedImage], judge: Judge) -> VerdictCounts:
@@ -224,8 +274,8 @@ def count_verdicts(images: Iterable[JudgedImage], judge: Judge) -> VerdictCounts
 
 def _judge(
     session: Session, data: ClassData, progress: Progress, done: int, total: int
-) -> Iterator[tuple[JudgedImage, Truth | None]]:
-    """Each test image of a class with its map, and its truth at the map's resolution, None if it has no use."""
+) -> Iterator[tuple[JudgedImage, NDArray[np.float32], Truth | None]]:
+    """Each test image of a class, its map, and its truth at the map's resolution, None if it has no use."""
     size = session.frame.batch
     for start in range(0, len(data.test), size):
         batch = data.test[start : start + size]
@@ -237,8 +287,9 @@ def _judge(
                     "hold it against its reference (agp-edge compare), then build or train it again",
                 )
             # A copy: a map may be a view of a buffer that the session writes again.
-            image = JudgedImage(data.name, sample, float(score), np.array(anomaly_map, np.float32))
-            yield image, _truth_at(sample, session.frame, anomaly_map.shape)
+            own = np.array(anomaly_map, np.float32)
+            image = JudgedImage(data.name, sample, float(score), own)
+            yield image, own, _truth_at(sample, session.frame, own.shape)
             done += 1
             progress(done, total)
 
@@ -256,17 +307,28 @@ def _truth_at(sample: Sample, frame: FrameSpec, shape: tuple[int, int]) -> Truth
     return resized > 0 if sample.good or resized.any() else None
 
 
-def _measure(judged: Sequence[tuple[JudgedImage, Truth | None]], aupro_limit: float) -> ClassMetrics:
-    good = [image.score for image, _ in judged if image.sample.good]
-    defect = [image.score for image, _ in judged if not image.sample.good]
-    image_level = ranking_metrics(defect, good)
-    pairs = [(image.anomaly_map, truth) for image, truth in judged if truth is not None]
-    maps = [anomaly_map for anomaly_map, _ in pairs if anomaly_map is not None]
-    truths = [truth for _, truth in pairs]
-    pixel_level = ranking_metrics(
-        _pool(m[t] for m, t in zip(maps, truths, strict=True)),
-        _pool(m[~t] for m, t in zip(maps, truths, strict=True)),
-    )
+def _evaluate_class(
+    session: Session,
+    data: ClassData,
+    aupro_limit: float,
+    keep: KeepMaps | None,
+    progress: Progress,
+    done: int,
+    total: int,
+) -> tuple[ClassMetrics, ClassCurves, list[JudgedImage]]:
+    """Judge and measure one class; of the images' maps only those to keep are given on."""
+    judged: list[JudgedImage] = []
+    pixels = PixelScores()
+    n_unmasked = 0
+    for image, anomaly_map, truth in _judge(session, data, progress, done, total):
+        judged.append(image)
+        if truth is None:
+            n_unmasked += 1
+        else:
+            pixels.add(anomaly_map, truth)
+    good = [image.score for image in judged if image.sample.good]
+    defect = [image.score for image in judged if not image.sample.good]
+    image_level, pixel_level, pro = ranking_metrics(defect, good), pixels.ranking(), pixels.pro_curve()
     values = {
         "image_auroc": image_level.auroc,
         "image_ap": image_level.average_precision,
@@ -274,13 +336,18 @@ def _measure(judged: Sequence[tuple[JudgedImage, Truth | None]], aupro_limit: fl
         "pixel_auroc": pixel_level.auroc,
         "pixel_ap": pixel_level.average_precision,
         "pixel_f1_max": pixel_level.f1_max,
-        "aupro": aupro(maps, truths, aupro_limit),
+        "aupro": pro.area(aupro_limit) if pro else None,
     }
-    return ClassMetrics(values, len(good), len(defect), len(judged) - len(pairs))
+    curves = ClassCurves(
+        _thinned(roc_curve(defect, good)), _thinned(pixels.roc_curve()), _thinned(pro, aupro_limit)
+    )
+    kept = {image.sample.name for image in keep(judged)} if keep else set()
+    images = [i if i.sample.name in kept else replace(i, anomaly_map=None) for i in judged]
+    return ClassMetrics(values, len(good), len(defect), n_unmasked), curves, images
 
 
-def _pool(parts: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.concatenate([np.empty(0, np.float32), *parts])
+def _thinned(curve: Curve | None, upto: float = 1.0) -> Curve | None:
+    return curve.thinned(upto=upto) if curve else None
 
 
 def _cells(name: str, metrics: ClassMetrics) -> tuple[str, ...]:

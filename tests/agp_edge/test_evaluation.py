@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from agp_edge.datasets import load_dataset
+from agp_edge.datasets.base import Dataset
 from agp_edge.datasets.images import write_png
 from agp_edge.engines import Session, open_engine
 from agp_edge.engines.base import Inference
 from agp_edge.errors import ArtefactError, InputError
-from agp_edge.evaluation import METRICS, Evaluation, JudgedImage, count_verdicts, evaluate
+from agp_edge.evaluation import METRICS, Evaluation, JudgedImage, count_verdicts, evaluate, merge
 from agp_edge.frame import FrameSpec
 from agp_edge.verdict import Judge
 
@@ -211,3 +212,47 @@ def test_batches_of_a_mono_session_give_the_same(session: Session, data: Path) -
     expected = evaluate(session, load_dataset(data))
     for key in METRICS:
         assert found.mean.values[key] == pytest.approx(expected.mean.values[key])
+
+
+def test_the_curves_have_the_areas(session: Session, data: Path) -> None:
+    found = evaluate(session, load_dataset(data))
+    assert list(found.curves) == ["a", "b"]
+    for name, curves in found.curves.items():
+        values = found.classes[name].values
+        assert curves.image_roc is not None
+        assert curves.pixel_roc is not None
+        assert curves.pro is not None
+        # Few pixels: nothing was thinned.
+        assert curves.image_roc.area() == pytest.approx(values["image_auroc"])
+        assert curves.pixel_roc.area() == pytest.approx(values["pixel_auroc"])
+        assert curves.pro.area(found.aupro_limit) == pytest.approx(values["aupro"])
+
+
+def test_without_defects_there_are_no_curves(session: Session, data: Path) -> None:
+    for file in (data / "a/test/spot").iterdir():
+        file.unlink()
+    curves = evaluate(session, load_dataset(data)).curves["a"]
+    assert (curves.image_roc, curves.pixel_roc, curves.pro) == (None, None, None)
+
+
+def test_classes_evaluated_apart_merge_to_the_whole(session: Session, data: Path) -> None:
+    dataset = load_dataset(data)
+    a, b = (evaluate(session, Dataset(dataset.root, dataset.layout, [d])) for d in dataset.classes)
+    whole = evaluate(session, dataset)
+    merged = merge([a, b])
+    assert merged.to_dict() == whole.to_dict()
+    assert merged.images == whole.images
+    assert list(merged.curves) == list(whole.curves)
+    assert list(merge([b, a]).classes) == ["b", "a"]
+    assert (len(a.images), list(a.classes)) == (4, ["a"])  # what was merged is as it was
+
+
+def test_what_has_no_common_mean_does_not_merge(session: Session, data: Path) -> None:
+    dataset = load_dataset(data)
+    found = evaluate(session, dataset)
+    with pytest.raises(InputError, match="class a was evaluated twice"):
+        merge([found, found])
+    with pytest.raises(InputError, match=r"limits 0\.05, 0\.3"):
+        merge([found, evaluate(session, dataset, aupro_limit=0.05)])
+    with pytest.raises(ValueError, match="no evaluation"):
+        merge([])
