@@ -92,7 +92,7 @@ class AGPNet(nn.Module):
 
     Args:
         backbone: frozen; its `norm` says how tokens become the target.
-        decoder_width: channels inside the decoder; 0 takes the target's.
+        decoder_width: channels inside the decoder; 0 takes `default_decoder_width`.
         decoder_heads, decoder_blocks: of the decoder.
         blur_sigma: Gaussian blur of the map, in input pixels; 0 is off.
     """
@@ -116,7 +116,7 @@ class AGPNet(nn.Module):
         cast(nn.Module, backbone).requires_grad_(False)
         cast(nn.Module, backbone).eval()
         rows, columns = backbone.grid
-        width = decoder_width or backbone.width
+        width = decoder_width or default_decoder_width(backbone.width, decoder_heads)
         if width % decoder_heads:
             raise ValueError(f"decoder_width {width} is no multiple of decoder_heads {decoder_heads}")
         self.decoder = Decoder(backbone.width, rows * columns, width, decoder_heads, decoder_blocks)
@@ -141,23 +141,27 @@ class AGPNet(nn.Module):
         """
         if self.backbone.norm != "channel":
             return
-        tokens = torch.cat([sum_layers(self.backbone.extract(batch)).flatten(0, 1) for batch in batches])
+        tokens = torch.cat(
+            [self._combine(self.backbone.extract(batch).layers).flatten(0, 1) for batch in batches]
+        )
         self.channel_mean.copy_(tokens.mean(dim=0))
         # The floor keeps a channel that never moves (colour on a grey part) from exploding at the first tint.
         spread = tokens.std(dim=0)
         self.channel_scale.copy_(1 / spread.clamp_min(0.05 * float(spread.mean())))
 
     def target(self, images: Tensor) -> tuple[Tensor, Features]:
-        """F = sum over layers of their normalised tokens [B, T, C], and what the backbone said."""
+        """F, the combined normalised tokens of all layers [B, T, C], and what the backbone said."""
         features = self.backbone.extract(images)
         return self.normalise(features), features
 
     def normalise(self, features: Features) -> Tensor:
-        """The layers' tokens, normalised as the backbone's `norm` says, and summed: [B, T, C]."""
+        """The layers' tokens, normalised as the backbone's `norm` says, and combined: [B, T, C]."""
         if self.backbone.norm == "channel":
-            return (sum_layers(features) - self.channel_mean) * self.channel_scale
-        normalised = [F.layer_norm(layer, layer.shape[-1:]) for layer in features.layers]
-        return reduce(torch.add, normalised)
+            return (self._combine(features.layers) - self.channel_mean) * self.channel_scale
+        return self._combine([F.layer_norm(layer, layer.shape[-1:]) for layer in features.layers])
+
+    def _combine(self, layers: list[Tensor]) -> Tensor:
+        return combine_layers(layers, self.backbone.width)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, S, S] in 0 to 1 -> score [N], anomaly map [N, S, S]."""
@@ -185,9 +189,28 @@ class AGPNet(nn.Module):
         return F.conv2d(x, kernel.reshape(1, 1, 1, -1), padding=(0, half))
 
 
-def sum_layers(features: Features) -> Tensor:
-    """The layers' tokens, summed: [B, T, C]."""
-    return reduce(torch.add, features.layers)
+def combine_layers(layers: list[Tensor], width: int) -> Tensor:
+    """Layers' tokens as one [B, T, width]: summed where each is `width` wide, else one beside another.
+
+    Raises:
+        ValueError: their widths do neither.
+    """
+    widths = [layer.shape[-1] for layer in layers]
+    if set(widths) == {width}:
+        return reduce(torch.add, layers)
+    if sum(widths) == width:
+        return torch.cat(layers, dim=-1)
+    raise ValueError(f"layers of widths {widths} make no target of width {width}")
+
+
+def default_decoder_width(channels: int, heads: int) -> int:
+    """A decoder's width for a target of `channels`: as wide, or 384 beyond 768, up to a multiple of `heads`.
+
+    384 is the width for the paper's ViT-S/16. A transformer's work grows with the square of its width, and its linear
+    layers on either side carry the rest.
+    """
+    width = channels if channels <= 768 else 384
+    return -(-width // heads) * heads
 
 
 def gaussian_kernel(sigma: float) -> Tensor:

@@ -25,9 +25,14 @@ def minmax(x: Tensor) -> Tensor:
 
 
 def prior_attention(features: Features, target: Tensor) -> Tensor:
-    """A_prior [B, T]: the backbone's CLS-to-patch attention; without one, mean activation energy of the target."""
+    """A_prior [B, T]: the backbone's CLS-to-patch attention; without one, its activation energy, else the target's.
+
+    The target's own energy serves only where each channel was normalised over images: after a LayerNorm it is constant.
+    """
     if features.attention is not None:
         return features.attention
+    if features.energy is not None:
+        return features.energy
     return target.square().mean(dim=-1)
 
 

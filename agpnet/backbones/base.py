@@ -13,12 +13,15 @@ class Features:
     """What a backbone says of N images.
 
     Attributes:
-        layers: each [N, T, C], one a chosen layer, T tokens in row order of the grid.
+        layers: each [N, T, C_l], one a chosen layer, T tokens in row order of the grid.
         attention: [N, T] CLS-to-patch attention, mean over heads and layers; None where there is none.
+        energy: [N, T] what stands in for attention where there is none, taken before any normalisation; None leaves it
+            to the energy of the target.
     """
 
     layers: list[Tensor]
     attention: Tensor | None
+    energy: Tensor | None = None
 
 
 class Backbone(Protocol):
@@ -27,7 +30,8 @@ class Backbone(Protocol):
     Attributes:
         input_size: side S of its input, pixels.
         grid: (rows, columns) of tokens.
-        width: channels C of a token.
+        width: channels C of the target. Layers that are each so wide are summed; layers whose widths add up to it
+            are put one beside another.
         norm: how tokens become the target: `layer` (LayerNorm over channels, for networks whose token norm drifts)
             or `channel` (each channel by its mean and spread over good images, for filters of unlike units).
     """
@@ -41,4 +45,4 @@ class Backbone(Protocol):
         """Features of [N, 3, S, S] float RGB images in 0 to 1."""
 
     def describe(self) -> dict[str, object]:
-        """What a run keeps to build it again with `agpnet.backbones.load_backbone`."""
+        """What a run keeps to build it again with `agpnet.backbones.restore_backbone`."""

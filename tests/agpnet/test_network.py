@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from agpnet.backbones import FilterBank
 from agpnet.backbones.base import Features
-from agpnet.network import AGPNet, Attention, Decoder, gaussian_kernel, sum_layers
+from agpnet.network import AGPNet, Attention, Decoder, combine_layers, default_decoder_width, gaussian_kernel
 
 
 def make_network(blur_sigma: float = 4.0) -> AGPNet:
@@ -71,13 +71,27 @@ def test_blur_keeps_the_mean_of_an_even_map_to_its_border() -> None:
     assert gaussian_kernel(0).tolist() == [1]
 
 
-def test_layers_are_normalised_and_summed() -> None:
+def test_layers_are_normalised_and_summed_or_put_side_by_side() -> None:
     network = make_network()
-    network.backbone.norm = "layer"
+    network.backbone.norm, network.backbone.width = "layer", 8
     layers = [torch.randn(2, 16, 8) * 5 + 3, torch.randn(2, 16, 8)]
     target = network.normalise(Features(layers, None))
     torch.testing.assert_close(target, sum((F.layer_norm(x, (8,)) for x in layers), torch.zeros(())))
-    torch.testing.assert_close(sum_layers(Features(layers, None)), layers[0] + layers[1])
+    torch.testing.assert_close(combine_layers(layers, 8), layers[0] + layers[1])
+    network.backbone.width = 20
+    wide = [*layers, torch.randn(2, 16, 4)]
+    target = network.normalise(Features(wide, None))
+    torch.testing.assert_close(target, torch.cat([F.layer_norm(x, x.shape[-1:]) for x in wide], dim=-1))
+    with pytest.raises(ValueError, match=r"widths \[8, 8, 4\] make no target of width 8"):
+        combine_layers(wide, 8)
+
+
+@pytest.mark.parametrize(
+    ("channels", "heads", "width"),
+    [(384, 6, 384), (768, 6, 768), (1024, 6, 384), (1536, 5, 385), (100, 6, 102)],
+)
+def test_a_decoder_is_no_wider_than_it_has_to_be(channels: int, heads: int, width: int) -> None:
+    assert default_decoder_width(channels, heads) == width
 
 
 def test_channels_are_brought_to_one_spread_with_a_floor() -> None:

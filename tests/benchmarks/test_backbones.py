@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import benchmarks.backbones as study
-from agpnet.network import Decoder
+from agpnet.backbones import FilterBank
+from agpnet.network import AGPNet, Decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "backbones.json"
@@ -56,13 +57,15 @@ def test_a_row_is_measured_for_real_and_takes_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(study, "REFERENCE", "filterbank")
+    small = AGPNet(FilterBank(64), decoder_width=24, decoder_heads=3, decoder_blocks=1).eval()
+    monkeypatch.setattr(study, "make_network", lambda architecture: small)
     out = tmp_path / "backbones.json"
     kept = {**json.loads(RESULTS.read_text())["rows"][-1]}
     out.write_text(json.dumps({"rows": [kept, {**kept, "name": "filterbank", "tokens": 1}]}))
     study.main([str(out), "--only", "filterbank", "--frames", "2"])
     new, other = json.loads(out.read_text())["rows"]
     assert other == kept
-    assert (new["name"], new["tokens"], new["frames"], new["threads"]) == ("filterbank", 256, 2, 1)
+    assert (new["name"], new["tokens"], new["frames"], new["threads"]) == ("filterbank", 16, 2, 1)
     assert new["backbone_flops"] > 0
     assert min(new["torch_ms"]["min"], new["onnxruntime_ms"]["min"]) > 0
     assert new["machine"]["cores"]
