@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from agp_edge.errors import ArtefactError, InputError
@@ -18,7 +18,8 @@ class FrameSpec:
     """The frame that an artefact takes: static, as the graph is.
 
     Attributes:
-        width, height: pixels.
+        width, height: pixels; both 0 where every image is taken in its own size, as a run over several sizes does. A
+            graph is static: no bundle and no engine has such a frame.
         channels: 3 for BGR, 1 for mono.
         batch: frames a call.
     """
@@ -33,8 +34,18 @@ class FrameSpec:
         """(H, W, C) of one frame."""
         return self.height, self.width, self.channels
 
+    @property
+    def any_size(self) -> bool:
+        """Whether every image is taken in its own size."""
+        return self.width == 0
+
+    def of_size(self, width: int, height: int) -> FrameSpec:
+        """The same, of a size."""
+        return replace(self, width=width, height=height)
+
     def __str__(self) -> str:
-        return f"{self.width}x{self.height} {'BGR' if self.channels == 3 else 'mono'}"
+        colour = "BGR" if self.channels == 3 else "mono"
+        return f"any size {colour}" if self.any_size else f"{self.width}x{self.height} {colour}"
 
     def to_dict(self) -> dict[str, int]:
         """As a manifest or a sidecar keeps it."""
@@ -58,6 +69,10 @@ class FrameSpec:
         if not good:
             raise ArtefactError(f"{fields} is no frame size", "fetch or build it again")
         return cls(**fields)
+
+
+ANY_SIZE = FrameSpec(0, 0, 3)
+"""Colour images, each in its own size."""
 
 
 def parse_frame_size(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +14,12 @@ Noise = Literal["guided", "random", "none"]
 Where = Literal["both", "feature", "image"]
 MaskSource = Literal["both", "prior", "learned"]
 Schedule = Literal["linear", "constant"]
-Setup = Literal["one-class", "multi-class"]
+Combine = Literal["auto", "sum", "concat"]
+Setup = Literal["auto", "one-class", "multi-class"]
+Augment = Literal["auto", "none", "flips", "jitter", "both"]
+Robust = Literal["off", "images", "patches"]
+Device = Literal["auto", "cpu", "cuda"]
+TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +28,13 @@ class Config:
 
     Attributes:
         backbone: `filterbank`, a model id, or a folder that `transformers` loads. [paper: DINO ViT-S/16]
-        layers: blocks whose tokens are summed, from 1; empty takes 3, 6, 9, 12 scaled to the depth. [default]
+        layers: of the backbone, from 1; empty takes blocks 3, 6, 9, 12 scaled to the depth, and of a CNN the last maps
+            at strides 8 and 16. [default]
+        combine: layers summed, concatenated (concat), or as the backbone has it (auto: sum for a transformer, concat
+            for a CNN, whose layers differ in width). [paper: sum]
         input_size: side of the network's input, pixels; 0 takes the backbone's own. [default: 256]
         decoder_blocks: blocks of the decoder. [paper: 4]
-        decoder_width: channels inside the decoder; 0 takes the target's own width. [default]
+        decoder_width: channels inside the decoder; 0 takes the target's, or 384 where that is above 768. [default]
         decoder_heads: attention heads; the width is a multiple of it. [default: 6]
         noise: none, random (one strength everywhere, the same energy), or guided by the mask. [paper: guided]
         where: perturb features, the image, or both. [paper: both]
@@ -37,7 +46,15 @@ class Config:
         beta: strength of noise everywhere. [default: 0.1]
         rho_max: share of the image's patches that are noised at the end. [default: 0.4]
         image_sigma: noise on the image, in units of the spread of its channels. [default: 0.5]
+        setup: one model for all classes (multi-class) or one a class; auto goes by their number. [paper: both]
+        shots: good images a class that are taken, chosen by content and seed; 0 takes all. [paper: 1, 2, 4]
+        augment: none, flips (with quarter turns), jitter (small turns, shifts, sizes and light), or both; auto takes
+            jitter with `shots`, else none. [default]
+        robust: off, or give no weight to images, or to patches, that look unlike all the others. [default: off]
+        robust_from: share of the training after which `robust` acts. [default: 0.25]
+        robust_mads: how far from the median an image is an outlier, in median absolute deviations. [default: 4]
         steps: optimiser steps. [default]
+        epochs: the same as passes over the images, instead of `steps`; 0 takes `steps`. [paper: 500, multi-class]
         batch_size: images a step. [default: 8]
         learning_rate: AdamW's. [default: 1e-4 with a pretrained backbone, more for filters]
         weight_decay: AdamW's. [default: 1e-4]
@@ -45,10 +62,14 @@ class Config:
         blur_sigma: Gaussian blur of the anomaly map, in input pixels; 0 is off. [paper: off; default: 4]
         hold_out: share of the good images that training leaves out for gate and threshold. [default: 0.2]
         seed: of everything random.
+        device: cpu, cuda, or auto: the GPU where there is one. [default]
+        precision: of the arithmetic; bf16 and fp16 are mixed with fp32. [default: fp32]
+        compile: let `torch.compile` make the network faster, after some minutes. [default: off]
     """
 
     backbone: str = "facebook/dino-vits16"
     layers: tuple[int, ...] = ()
+    combine: Combine = "auto"
     input_size: int = 0
     decoder_blocks: int = 4
     decoder_width: int = 0
@@ -63,7 +84,14 @@ class Config:
     beta: float = 0.1
     rho_max: float = 0.4
     image_sigma: float = 0.5
+    setup: Setup = "auto"
+    shots: int = 0
+    augment: Augment = "auto"
+    robust: Robust = "off"
+    robust_from: float = 0.25
+    robust_mads: float = 4.0
     steps: int = 2000
+    epochs: int = 0
     batch_size: int = 8
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
@@ -71,6 +99,9 @@ class Config:
     blur_sigma: float = 4.0
     hold_out: float = 0.2
     seed: int = 0
+    device: Device = "auto"
+    precision: TrainingPrecision = "fp32"
+    compile: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As a run keeps it."""
@@ -96,10 +127,43 @@ def make_config(file: Path | None = None, /, **flags: Any) -> Config:
         InputError: the file cannot be read, or a name, type or value is wrong.
     """
     given = _read_toml(file) if file else {}
-    given.update({name: value for name, value in flags.items() if value is not None})
+    _check_one_length(given, str(file))
+    flags = {name: value for name, value in flags.items() if value is not None}
+    _check_one_length(flags, "the command line")
+    # Whoever names one of the two on the command line means it instead of the file's other one.
+    for name, other in (("steps", "epochs"), ("epochs", "steps")):
+        if name in flags:
+            given.pop(other, None)
+    given.update(flags)
     backbone = given.get("backbone", Config.backbone)
     config = replace(Config(), **PRESETS.get(str(backbone), {}))
     return config_from_dict(given, base=config)
+
+
+def _check_one_length(given: dict[str, Any], where: str) -> None:
+    if given.get("steps") and given.get("epochs"):
+        raise InputError(
+            f"{where} gives both steps = {given['steps']} and epochs = {given['epochs']}",
+            "give one of them: epochs are passes over the images",
+        )
+
+
+def resolve(config: Config, images: int, classes: int = 1) -> Config:
+    """A configuration with nothing left open but the device: what `auto` and `epochs` come to.
+
+    Args:
+        config: as it was given.
+        images: that are trained on.
+        classes: that they come from.
+    """
+    steps = config.epochs * math.ceil(images / config.batch_size) if config.epochs else config.steps
+    augment: Augment = config.augment
+    if augment == "auto":
+        augment = "jitter" if config.shots else "none"
+    setup: Setup = config.setup
+    if setup == "auto":
+        setup = "multi-class" if classes > 1 else "one-class"
+    return replace(config, steps=steps, augment=augment, setup=setup)
 
 
 def config_from_dict(values: dict[str, Any], base: Config | None = None) -> Config:
@@ -143,8 +207,8 @@ def _check(name: str, value: Any, hint: Any) -> Any:
 
 
 def _check_ranges(config: Config) -> None:
-    positive = ("decoder_blocks", "decoder_heads", "steps", "batch_size", "learning_rate")
-    share = ("ema_decay", "rho_max", "hold_out", "decay_at")
+    positive = ("decoder_blocks", "decoder_heads", "steps", "batch_size", "learning_rate", "robust_mads")
+    share = ("ema_decay", "rho_max", "hold_out", "decay_at", "robust_from")
     for field in fields(config):
         value = getattr(config, field.name)
         if not isinstance(value, (int, float)) or isinstance(value, bool):

@@ -3,7 +3,9 @@
 run.json               configuration, backbone, classes, frame size, hashes of the images, state
 weights.safetensors    the decoder, and the channel statistics
 backbone/              the pretrained model, as `transformers` keeps it; absent for fixed filters
-log.jsonl              one line a reported step: step, loss, learning rate, alpha
+log.jsonl              one line a reported step: step, loss, learning rate, alpha, rho
+events.out.tfevents.*  the same for TensorBoard
+training/              checkpoints of a training that is not finished, see `agpnet.checkpoint`
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,12 @@ from agp_edge.bundle import refuse_other_kind
 from agp_edge.engines.base import Inference, Session
 from agp_edge.errors import ArtefactError, InputError, MissingExtraError
 from agp_edge.files import atomic_path, read_json, sha256_file, to_json
-from agp_edge.frame import FrameSpec
-from agpnet.backbones import TransformerBackbone, make_backbone, restore_backbone
+from agp_edge.frame import ANY_SIZE, FrameSpec
+from agpnet.backbones import PretrainedBackbone, make_backbone, restore_backbone
 from agpnet.config import Config, config_from_dict
 from agpnet.front import FrameFront
 from agpnet.network import AGPNet
+from agpnet.robust import Suspect
 
 FORMAT = "agp-edge-run"
 VERSION = 1
@@ -39,6 +43,7 @@ RUN_FILE = "run.json"
 WEIGHTS = "weights.safetensors"
 LOG = "log.jsonl"
 BACKBONE = "backbone"
+CHECKPOINTS = "training"
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,14 @@ class RunRecord:
     Attributes:
         config: the hyper-parameters.
         classes: what it was trained on.
-        frame: the frames it was trained on.
+        frame: the frames it was trained on; of any size where they were of several.
         trained, held_out: content hashes of the good images that it saw, and that it left out.
         state: `finished` or `interrupted`.
         step: optimiser steps done.
         seconds: wall time of the training.
+        frames: class -> the frames of its images, the most frequent first.
+        shots: class -> names of the few images that a few-shot training took.
+        suspects: images that look unlike the others, the worst first.
     """
 
     config: Config
@@ -64,6 +72,21 @@ class RunRecord:
     step: int = 0
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    frames: dict[str, list[FrameSpec]] = field(default_factory=dict)
+    shots: dict[str, list[str]] = field(default_factory=dict)
+    suspects: list[Suspect] = field(default_factory=list)
+
+    def describe_suspects(self) -> str | None:
+        """What a user should look at among the good images, in words; None where nothing stands out."""
+        if not self.suspects:
+            return None
+        names = ", ".join(f"{s.name} ({s.error:.1f}x)" for s in self.suspects[:5])
+        more = f" and {len(self.suspects) - 5} more in {RUN_FILE}" if len(self.suspects) > 5 else ""
+        one = len(self.suspects) == 1
+        return (
+            f"{len(self.suspects)} of {len(self.trained)} good images look{'s' if one else ''} unlike the others: "
+            f"look at {'it' if one else 'them'}: {names}{more}"
+        )
 
 
 def build_network(config: Config) -> AGPNet:
@@ -72,7 +95,7 @@ def build_network(config: Config) -> AGPNet:
     Raises:
         InputError: the backbone cannot be loaded, or the sizes do not fit each other.
     """
-    return _assemble(make_backbone(config.backbone, config.layers, config.input_size), config)
+    return _assemble(make_backbone(config.backbone, config.layers, config.input_size, config.combine), config)
 
 
 def _assemble(backbone: Any, config: Config) -> AGPNet:
@@ -93,8 +116,15 @@ def is_run(path: Path) -> bool:
     return (path / RUN_FILE).is_file()
 
 
-def save_run(path: Path, network: AGPNet, record: RunRecord, log: str) -> None:
+def save_run(path: Path, network: AGPNet, record: RunRecord, log: str, beside: Sequence[Path] = ()) -> None:
     """Write a run, whole or not at all; an older run at `path` is replaced.
+
+    Args:
+        path: the run's folder.
+        network: what was trained.
+        record: what `run.json` says.
+        log: text of `log.jsonl`.
+        beside: files and folders that go into the run under their own names.
 
     Raises:
         DiskFullError, InputError: it cannot be written.
@@ -103,10 +133,12 @@ def save_run(path: Path, network: AGPNet, record: RunRecord, log: str) -> None:
     with atomic_path(path) as work:
         work.mkdir()
         (work / LOG).write_text(log, encoding="utf-8")
+        for item in beside:
+            _bring(item, work / item.name)
         backbone = network.backbone
         with _speaking_as_the_system():
-            save_file(_own_tensors(network), work / WEIGHTS)
-            if isinstance(backbone, TransformerBackbone):
+            save_file(own_tensors(network), work / WEIGHTS)
+            if isinstance(backbone, PretrainedBackbone):
                 backbone.save(work / BACKBONE)
         value = {
             "format": FORMAT,
@@ -116,7 +148,10 @@ def save_run(path: Path, network: AGPNet, record: RunRecord, log: str) -> None:
             "grid": list(backbone.grid),
             "width": backbone.width,
             "classes": record.classes,
-            "frame": record.frame.to_dict(),
+            "frame": None if record.frame.any_size else record.frame.to_dict(),
+            "frames": {name: [f.to_dict() for f in frames] for name, frames in record.frames.items()},
+            "shots": record.shots,
+            "suspects": [asdict(suspect) for suspect in record.suspects],
             "trained": sorted(record.trained),
             "held_out": sorted(record.held_out),
             "state": record.state,
@@ -141,13 +176,28 @@ def _speaking_as_the_system() -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
+def _bring(source: Path, target: Path) -> None:
+    """A file or folder, linked where the file system can, so that checkpoints of any size cost nothing."""
+    if source.is_dir():
+        target.mkdir()
+        for item in source.iterdir():
+            _bring(item, target / item.name)
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def check_out(path: Path) -> None:
     """Refuse to write a run over something else.
 
     Raises:
-        InputError: `path` holds something that is no run.
+        InputError: `path` holds something that is no run, finished or not.
     """
-    if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
+    if is_run(path) or not path.exists():
+        return
+    if not path.is_dir() or any(item.name != CHECKPOINTS for item in path.iterdir()):
         raise InputError(f"{path} exists and is no run", "give another --out")
 
 
@@ -161,7 +211,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {p.name: sha256_file(p) for p in sorted(folder.glob("*"))}
 
 
-def _own_tensors(network: AGPNet) -> dict[str, torch.Tensor]:
+def own_tensors(network: AGPNet) -> dict[str, torch.Tensor]:
     """Everything but the backbone, which is either fixed or saved by its own library."""
     return {k: v.contiguous() for k, v in network.state_dict().items() if not k.startswith("backbone.")}
 
@@ -204,13 +254,19 @@ def _record(value: Mapping[str, Any]) -> RunRecord:
     return RunRecord(
         config=config_from_dict(dict(value["config"])),
         classes=list(value["classes"]),
-        frame=FrameSpec.from_dict(value["frame"]),
+        frame=ANY_SIZE if value["frame"] is None else FrameSpec.from_dict(value["frame"]),
         trained=list(value["trained"]),
         held_out=list(value["held_out"]),
         state=value["state"],
         step=value["step"],
         seconds=value["seconds"],
         versions=dict(value["versions"]),
+        # Runs of the first version have none of these.
+        frames={
+            name: [FrameSpec.from_dict(f) for f in frames] for name, frames in value.get("frames", {}).items()
+        },
+        shots={name: list(names) for name, names in value.get("shots", {}).items()},
+        suspects=[Suspect(**suspect) for suspect in value.get("suspects", [])],
     )
 
 
@@ -219,18 +275,21 @@ class TorchSession(Session):
 
     Args:
         network: in evaluation mode.
-        frame: the frames to take; its batch is torch's.
+        frame: the frames to take, of one size or of any; its batch is torch's.
     """
 
     def __init__(self, network: AGPNet, frame: FrameSpec) -> None:
         self.frame = frame
         self.precision = "fp32"
         self._network = network
-        self._front = FrameFront(frame, network.backbone.input_size)
+        self._fronts: dict[FrameSpec, FrameFront] = {}
 
     @torch.inference_mode()
     def _infer(self, frames: NDArray[np.uint8]) -> Inference:
-        score, anomaly_map = self._network(self._front(torch.from_numpy(frames)))
+        frame = self.frame.of_size(frames.shape[2], frames.shape[1])
+        if frame not in self._fronts:
+            self._fronts[frame] = FrameFront(frame, self._network.backbone.input_size)
+        score, anomaly_map = self._network(self._fronts[frame](torch.from_numpy(frames)))
         return Inference(score.numpy(), anomaly_map.numpy())
 
     def close(self) -> None:

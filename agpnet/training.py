@@ -1,303 +1,348 @@
-"""Training: the two branches, the loss, the EMA copy, from easy to hard.
-
-One step, as agpnet.md has it:
-
-    F    = target(x);  A = n(n(A_prior) + n(A_learn))              no gradient
-    F1   = F + E1 (alpha(t) A + beta)                              the features' branch
-    x'   = x with noise in the top rho(t) of A;  F2 = target(x') + E2 (alpha(t) A + beta)
-    loss = (MSE(D(F1), F) + MSE(D(F2), F)) / 2;  update D, then its EMA copy
-"""
+"""A training from data set to run: what is read, checkpoints on the way, and what is left however it ends."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import json
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from agp_edge.datasets import content_hashes, require_one_size
-from agp_edge.datasets.base import Dataset, Sample
-from agp_edge.datasets.images import read_image
+from agp_edge.datasets.base import Dataset
+from agp_edge.datasets.check import one_size
 from agp_edge.errors import DivergedError, InputError
-from agp_edge.frame import FrameSpec
+from agp_edge.frame import ANY_SIZE
 from agp_edge.progress import Progress, silent
-from agpnet.config import Config
-from agpnet.front import FrameFront
-from agpnet.network import AGPNet, Decoder
-from agpnet.perturbation import (
-    attention_mask,
-    learned_attention,
-    noise_strength,
-    perturb_features,
-    perturb_image,
-    prior_attention,
-    progress_of,
-)
-from agpnet.run import RunRecord, build_network, check_out, save_run
+from agpnet.checkpoint import Checkpoint, Checkpoints, Every, Note, State, describe_differences
+from agpnet.config import Config, resolve
+from agpnet.device import choose_device
+from agpnet.inputs import check_inputs, frames_by_class, read_inputs, read_sizes
+from agpnet.interrupts import deferred_interrupts
+from agpnet.network import AGPNet
+from agpnet.robust import Suspect
+from agpnet.run import RunRecord, build_network, check_out, is_run, load_run, save_run, versions
+from agpnet.selection import Selection, select
+from agpnet.tensorboard import PATTERN, EventLog
+from agpnet.trainer import Trainer
 
-MIN_HELD_OUT = 32
-"""Sixteen frames for the gate, sixteen for the threshold: fewer and the gate can say nothing."""
-MAX_HELD_OUT_SHARE = 0.4
-MIN_TRAINED = 2
-WARM_UP_STEPS = 30
-CACHE_BYTES = 2 << 30
+__all__ = ["Trainer", "train"]
 
-
-def choose_held_out(hashes: Sequence[str], share: float) -> set[str]:
-    """The hashes of good images that training leaves out: the smallest ones, so that the choice follows the content.
-
-    At least `MIN_HELD_OUT`, since gate and threshold need them, but never more than 40 % of a small set.
-    """
-    ordered = sorted(set(hashes))
-    if share == 0:
-        return set()
-    wanted = max(math.ceil(share * len(ordered)), MIN_HELD_OUT)
-    return set(ordered[: min(wanted, int(MAX_HELD_OUT_SHARE * len(ordered)))])
-
-
-def describe_too_few(n: int, share: float) -> str | None:
-    """Why so many good images are too few for a gate, in words; None where they are enough.
-
-    Args:
-        n: good images.
-        share: of them that training leaves out; with 0 they come from elsewhere.
-    """
-    enough = math.ceil(MIN_HELD_OUT / MAX_HELD_OUT_SHARE)
-    if share == 0 or n >= enough:
-        return None
-    held_out = int(MAX_HELD_OUT_SHARE * n)
-    threshold = (held_out + 1) // 2
-    promise = f"its threshold can promise a false-reject rate of {1 / (threshold + 1):.1%} at best"
-    return f"with {n} good images {held_out} are held out, and the gate will be INCONCLUSIVE: {enough} are needed; {promise}"
+STALLED = 0.9
+"""A loss that ends above this share of its first value has not learned."""
+MIN_STEPS_TO_LEARN = 100
 
 
 def train(
-    dataset: Dataset, config: Config, out: Path, *, progress: Progress = silent, reading: Progress = silent
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: Every | None = None,
+    progress: Progress = silent,
+    reading: Progress = silent,
+    note: Note = lambda text: None,
 ) -> RunRecord:
     """Train on a data set's good images and write a run.
 
     Args:
         dataset: its `train` images are used, of every class together.
         config: the hyper-parameters.
-        out: the folder to write; a run that is there is replaced.
+        out: the folder to write; a finished run that is there is replaced, once the new one is finished.
+        resume: go on from the newest checkpoint in `out`, to the bits that an uninterrupted training ends in (on a CPU,
+            with as many threads). Without one begin at the beginning; a run that is finished is left as it is.
+        overwrite: begin again although `out` holds a training that is not finished.
+        checkpoint_every: when a checkpoint is written; by default so that they cost less than 1 %.
         progress: told after each step, with the loss.
         reading: told after each image that was read.
+        note: told what the user should know.
 
     Raises:
-        InputError: too few images, one that cannot be read, several sizes, or `out` is something else.
-        DivergedError: the loss is no finite number.
-        KeyboardInterrupt: after the run was written as it stood, with state `interrupted`; its text says so.
+        InputError: too few images, one that cannot be read, nothing to learn from, or several sizes in a folder; `out` is
+            something else, or holds a training that is not finished; it is to be gone on with and something differs.
+        ArtefactError: no checkpoint is whole.
+        DivergedError: the loss is no finite number; the last checkpoint is kept.
+        KeyboardInterrupt: after a checkpoint was written; its text says how to go on.
     """
-    check_out(out)
-    samples = [sample for data in dataset.classes for sample in data.train]
-    width, height = require_one_size(samples)
-    frame = FrameSpec(width, height, 3)
-    hashes = content_hashes(samples)
-    held_out = choose_held_out(hashes, config.hold_out)
-    chosen = [sample for sample, digest in zip(samples, hashes, strict=True) if digest not in held_out]
-    if len(chosen) < MIN_TRAINED:
+    if config.setup == "one-class" and len(dataset.classes) > 1:
         raise InputError(
-            f"{dataset.root} has {len(chosen)} good images to train on, at least {MIN_TRAINED} are needed",
-            "collect more: agp-edge capture --camera 0 --out DATA",
+            f"setup = 'one-class': {dataset.root} has {len(dataset.classes)} classes",
+            "train each by itself (agpnet.setups.train_each), or all with setup = 'multi-class'",
         )
-    torch.manual_seed(config.seed)
-    network = build_network(config)
-    images = read_inputs(chosen, FrameFront(frame, network.backbone.input_size), reading)
-    trainer = Trainer(network, images, config)
+    check_out(out)
+    check_unfinished(out, resume, overwrite)
+    checkpoints = Checkpoints(out, checkpoint_every)
+    selection = select(dataset, config)
+    config = resolve(config, len(selection.samples), len(dataset.classes))
+    config = replace(config, device="cuda" if choose_device(config).type == "cuda" else "cpu")
+    network = seeded_network(config)
+    identity = {
+        "config": config.to_dict(),
+        "classes": [data.name for data in dataset.classes],
+        "images": [[h, sample.name] for h, sample in zip(selection.hashes, selection.samples, strict=True)],
+        "backbone": _fingerprint(network),
+    }
+    checkpoint = checkpoints.newest(note) if resume else None
+    if checkpoint is not None:
+        _refuse_differences(checkpoint.identity, identity, out)
+    elif resume and is_run(out):
+        return _finished_already(out, identity, note)
+    with checkpoints.open():
+        record, images = _read(dataset, selection, config, network.backbone.input_size, reading, note)
+        trainer = Trainer(network, images, config)
+        if checkpoint is None:
+            checkpoints.clear()
+        else:
+            _go_on(trainer, checkpoint, checkpoints, note)
+        before = 0.0 if checkpoint is None else float(checkpoint.state.values["seconds"])
+        return _Work(trainer, record, selection, identity, checkpoints, before, note).run(progress)
+
+
+class _Work:
+    """A training with its checkpoints and its logs, until a run is written."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        record: RunRecord,
+        selection: Selection,
+        identity: dict[str, Any],
+        checkpoints: Checkpoints,
+        seconds: float,
+        note: Note,
+    ) -> None:
+        self._trainer = trainer
+        self._record = record
+        self._selection = selection
+        self._identity = identity
+        self._checkpoints = checkpoints
+        self._note = note
+        self._start = time.monotonic() - seconds
+        self._events = EventLog(checkpoints.folder, trainer.step_number)
+        self._told = len(trainer.log)
+
+    def run(self, progress: Progress) -> RunRecord:
+        trainer, checkpoints = self._trainer, self._checkpoints
+        with deferred_interrupts() as check_interrupt:
+
+            def after_step() -> None:
+                self._tell_events()
+                if checkpoints.is_due(trainer.step_number):
+                    self._save_checkpoint()
+                check_interrupt()
+
+            try:
+                trainer.run(progress, after_step)
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(self._leave()) from stop
+            except DivergedError as error:
+                raise self._with_checkpoint(error) from error
+            finally:
+                self._events.close()
+            self._warn_if_stalled()
+            return self._write_run("finished")
+
+    def _tell_events(self) -> None:
+        for line in self._trainer.log[self._told :]:
+            self._events.write(line)
+        self._told = len(self._trainer.log)
+
+    def _save_checkpoint(self) -> None:
+        self._events.flush()  # What a checkpoint counts as done has to be in the log, too.
+        state = self._trainer.state()
+        values = {**state.values, "seconds": time.monotonic() - self._start, "made_by": _made_by()}
+        self._checkpoints.save(State(state.tensors, values), self._identity, self._note)
+
+    def _leave(self) -> str:
+        """Save what can be saved of an interrupted training; how to go on, in words."""
+        trainer, checkpoints, out = self._trainer, self._checkpoints, self._checkpoints.run
+        written = False
+        step = f"interrupted at step {trainer.step_number} of {trainer.config.steps}"
+        if trainer.between_steps and trainer.step_number:
+            self._tell_events()
+            self._save_checkpoint()
+            if not is_run(out) or load_run(out)[1].state == "interrupted":
+                # The weights as they are can be tried; a finished run is worth more than these.
+                self._write_run("interrupted")
+                written = True
+        steps = checkpoints.steps()
+        if not steps:
+            return f"{step}; there is no checkpoint yet"
+        kept = f"; the run as it stood is in {out}" if written else ""
+        return f"{step}; go on from step {steps[0]} with the same command and --resume{kept}"
+
+    def _with_checkpoint(self, error: DivergedError) -> DivergedError:
+        steps = self._checkpoints.steps()
+        if not steps:
+            return error
+        return DivergedError(
+            f"{error.what}; the checkpoint of step {steps[0]} is kept in {self._checkpoints.folder}",
+            f"{error.hint}; then start again with --overwrite",
+        )
+
+    def _warn_if_stalled(self) -> None:
+        trainer = self._trainer
+        last = [line["loss"] for line in trainer.log[-max(1, len(trainer.log) // 4) :]]
+        mean = sum(last) / len(last)
+        if trainer.step_number >= MIN_STEPS_TO_LEARN and mean > STALLED * trainer.first_loss:
+            self._note(
+                f"warning: the loss did not fall ({trainer.first_loss:.4g} at first, {mean:.4g} at the end): the network has "
+                f"not learned; try another learning_rate than {trainer.config.learning_rate:g}, or more steps"
+            )
+
+    def _write_run(self, state: str) -> RunRecord:
+        trainer, checkpoints = self._trainer, self._checkpoints
+        suspects = [
+            Suspect(self._selection.samples[row].name, self._selection.hashes[row], round(error, 3))
+            for row, error in trainer.scores.outliers(trainer.config.robust_mads)
+        ]
+        record = replace(
+            self._record,
+            state=state,
+            step=trainer.step_number,
+            seconds=time.monotonic() - self._start,
+            suspects=suspects,
+        )
+        log = "".join(json.dumps(line, sort_keys=True) + "\n" for line in trainer.log)
+        finished = state == "finished"
+        beside = sorted(checkpoints.folder.glob(PATTERN)) if finished else [checkpoints.folder]
+        save_run(checkpoints.run, trainer.network.cpu(), record, log, beside)
+        return record
+
+
+def check_unfinished(out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to lose a training that is not finished.
+
+    Raises:
+        InputError: `out` holds one, and it was not said what to do with it; or both ways were given.
+    """
+    if resume and overwrite:
+        raise InputError("--resume goes on and --overwrite begins again", "give one of them")
+    steps = Checkpoints(out).steps()
+    if steps and not resume and not overwrite:
+        raise InputError(
+            f"{out} holds a training that is not finished, at step {steps[0]}",
+            "go on with it: --resume; or begin again and lose it: --overwrite",
+        )
+
+
+def seeded_network(config: Config) -> AGPNet:
+    """A fresh network by the seed; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_network(config)
+
+
+def _fingerprint(network: AGPNet) -> str:
+    """A hash of the frozen backbone: what is gone on with has to see with the same eyes."""
+    backbone = cast(nn.Module, network.backbone)
+    digest = hashlib.sha256(json.dumps(network.backbone.describe(), sort_keys=True, default=str).encode())
+    for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _made_by() -> dict[str, Any]:
+    return {**versions(), "threads": torch.get_num_threads()}
+
+
+def _refuse_differences(then: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """Refuse to go on with a training that another configuration, or other images, began.
+
+    Raises:
+        InputError: something differs; it is named.
+    """
+    found = describe_differences(then, now)
+    if not found:
+        return
+    why = ""
+    if any(text.startswith(("steps ", "epochs ")) for text in found):
+        why = " (noise and learning rate follow the share of the steps that is done: more steps are another training)"
+    raise InputError(
+        f"{out} was begun with something else: {'; '.join(found)}{why}",
+        "give what it was begun with, or begin again: --overwrite",
+    )
+
+
+def _finished_already(out: Path, identity: dict[str, Any], note: Note) -> RunRecord:
+    """The run that is there, if it is what this training would end in."""
+    record = load_run(out)[1]
+    if record.state != "finished":
+        raise InputError(
+            f"{out} was interrupted and has no checkpoint to go on from", "train it again without --resume"
+        )
+    # Where it was computed does not matter any more.
+    config = {**identity["config"], "device": record.config.device}
+    now = {
+        "config": config,
+        "classes": identity["classes"],
+        "images": sorted({h for h, _ in identity["images"]}),
+    }
+    then = {"config": record.config.to_dict(), "classes": record.classes, "images": record.trained}
+    found = describe_differences({**then, "images": []}, {**now, "images": []})
+    if then["images"] != now["images"]:
+        found.append("the images to learn from are others")
+    if found:
+        raise InputError(
+            f"{out} is a finished run of something else: {'; '.join(found)}",
+            "give another --out, or replace it: train without --resume",
+        )
+    note(f"{out} is finished already")
+    return record
+
+
+def _go_on(trainer: Trainer, checkpoint: Checkpoint, checkpoints: Checkpoints, note: Note) -> None:
+    try:
+        trainer.restore(checkpoint.state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the checkpoint of step {checkpoint.step} does not fit this program: {str(error).splitlines()[0]}",
+            "go on with the version that began it, or begin again: --overwrite",
+        ) from error
+    checkpoints.start_from(trainer.step_number)
+    then, now = checkpoint.state.values.get("made_by", {}), _made_by()
+    other = [
+        f"{name} {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value
+    ]
+    if other:
+        note(
+            f"warning: {'; '.join(other)}: the weights may differ in their last bits from an uninterrupted training's"
+        )
+    note(f"going on from step {trainer.step_number} of {trainer.config.steps}")
+
+
+def _read(
+    dataset: Dataset, selection: Selection, config: Config, input_size: int, reading: Progress, note: Note
+) -> tuple[RunRecord, Tensor]:
+    """Read the images, look at them, and begin the record of the run."""
+    read = read_inputs(selection.samples, input_size, reading)
+    held_out = [sample for _, sample in selection.held_out]
+    sizes = [*read.sizes, *read_sizes(held_out)]
+    classes = [*selection.classes, *(name for name, _ in selection.held_out)]
+    for warning in check_inputs(read.images, selection.samples):
+        note(f"warning: {warning}")
+    if dataset.layout == "folder":
+        # A camera's frames have one size; another one among them is a slip that a network would learn.
+        one_size(sizes, [sample.name for sample in (*selection.samples, *held_out)])
+    frames = frames_by_class(classes, sizes)
+    different = sorted({f for every in frames.values() for f in every}, key=str)
+    if len(different) > 1:
+        note(
+            f"images of {len(different)} sizes, each brought to {input_size}x{input_size}: to export, give --frame-size"
+        )
     record = RunRecord(
         config=config,
         classes=[data.name for data in dataset.classes],
-        frame=frame,
-        trained=sorted(set(hashes) - held_out),
-        held_out=sorted(held_out),
+        frame=different[0] if len(different) == 1 else ANY_SIZE,
+        trained=sorted(set(selection.hashes)),
+        held_out=selection.held_out_hashes,
+        frames=frames,
+        shots=selection.shots,
     )
-    start = time.monotonic()
-
-    def finish(state: str) -> RunRecord:
-        done = RunRecord(
-            **{
-                **vars(record),
-                "state": state,
-                "step": trainer.step_number,
-                "seconds": time.monotonic() - start,
-            }
-        )
-        save_run(out, network, done, "".join(json.dumps(line, sort_keys=True) + "\n" for line in trainer.log))
-        return done
-
-    try:
-        trainer.run(progress)
-    except KeyboardInterrupt as stop:
-        done = finish("interrupted")
-        raise KeyboardInterrupt(
-            f"interrupted at step {done.step} of {config.steps}; the run as it stood is in {out} and cannot be resumed"
-        ) from stop
-    return finish("finished")
-
-
-def read_inputs(samples: Sequence[Sample], front: FrameFront, progress: Progress = silent) -> Tensor:
-    """The network's inputs for images of one size: [N, 3, S, S] float32 in 0 to 1.
-
-    Raises:
-        InputError: an image cannot be read.
-    """
-    inputs = torch.empty(len(samples), 3, front.input_size, front.input_size)
-    with torch.no_grad():
-        for i, sample in enumerate(samples):
-            frame = read_image(sample.path, mono=front.frame.channels == 1)
-            inputs[i] = front(torch.from_numpy(np.ascontiguousarray(frame[None])))[0]
-            progress(i + 1, len(samples))
-    return inputs
-
-
-@dataclass(frozen=True)
-class Clean:
-    """What the frozen backbone says of clean images: the target F [B, T, C] and A_prior [B, T]."""
-
-    target: Tensor
-    prior: Tensor
-
-    def rows(self, rows: Tensor) -> Clean:
-        """Those of some images."""
-        return Clean(self.target[rows], self.prior[rows])
-
-
-def ema_decay_at(step: int, decay: float) -> float:
-    """The EMA's decay at a step, from 0: rising to `decay`, as in Tarvainen and Valpola, 2017.
-
-    Held at 0.999 from the start, the copy would still be three quarters its own random beginning after 300 steps, and
-    the learned mask would show nothing that was learned.
-    """
-    return min(decay, (1 + step) / (10 + step))
-
-
-class Trainer:
-    """The state of a training: decoder, its EMA copy, optimiser, random numbers.
-
-    Args:
-        network: its decoder is trained in place.
-        images: [N, 3, S, S] in 0 to 1.
-        config: the hyper-parameters.
-    """
-
-    def __init__(self, network: AGPNet, images: Tensor, config: Config) -> None:
-        self.network = network
-        self.config = config
-        self.images = images
-        self.step_number = 0
-        self.log: list[dict[str, float]] = []
-        self._generator = torch.Generator().manual_seed(config.seed)
-        network.fit_channels(
-            list(torch.split(images[torch.randperm(len(images), generator=self._generator)[:64]], 16))
-        )
-        self.ema: Decoder = copy.deepcopy(network.decoder).requires_grad_(False)
-        self._optimiser = torch.optim.AdamW(
-            network.decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self._cache = self._clean_features()
-        self._order: list[int] = []
-
-    def _clean_features(self) -> Clean | None:
-        """F and A_prior of every image, kept if they fit: the backbone is frozen and the images do not change."""
-        rows, columns = self.network.backbone.grid
-        if len(self.images) * rows * columns * self.network.backbone.width * 4 > CACHE_BYTES:
-            return None
-        parts = [self._clean(batch) for batch in torch.split(self.images, self.config.batch_size)]
-        return Clean(torch.cat([p.target for p in parts]), torch.cat([p.prior for p in parts]))
-
-    @torch.no_grad()
-    def _clean(self, images: Tensor) -> Clean:
-        target, features = self.network.target(images)
-        return Clean(target, prior_attention(features, target))
-
-    def run(self, progress: Progress = silent) -> None:
-        """Take all the steps that are left.
-
-        Raises:
-            DivergedError: the loss is no finite number.
-        """
-        self.network.train()
-        try:
-            while self.step_number < self.config.steps:
-                rate, alpha = self._rate(), self.config.alpha_max * self._hardness()
-                loss = self.step()
-                done, total = self.step_number, self.config.steps
-                if done % 10 == 0 or done == total:
-                    self.log.append({"step": done, "loss": loss, "lr": rate, "alpha": alpha})
-                progress(done, total, f"loss {loss:.4f}")
-        finally:
-            self.network.eval()
-
-    def step(self) -> float:
-        """One step; its loss."""
-        rows = self._next_batch()
-        images = self.images[rows]
-        clean = self._clean(images) if self._cache is None else self._cache.rows(rows)
-        loss = self._loss(images, clean)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the training diverged at step {self.step_number}: its loss is {value}",
-                f"lower the learning rate (now {self.config.learning_rate:g}), and look at the images: agp-edge inspect DATA",
-            )
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate()
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        self._update_ema()
-        self.step_number += 1
-        return value
-
-    def _loss(self, images: Tensor, clean: Clean) -> Tensor:
-        config, hardness, target = self.config, self._hardness(), clean.target
-        with torch.no_grad():
-            mask = self._mask(clean)
-            strength = noise_strength(mask, config, hardness)
-            inputs = []
-            if config.where in ("feature", "both"):
-                inputs.append(perturb_features(target, strength, self._generator))
-            if config.where in ("image", "both"):
-                grid = self.network.backbone.grid
-                noised = perturb_image(images, mask, grid, config, hardness, self._generator)
-                features = self.network.target(noised)[0]
-                if config.where == "both":
-                    features = perturb_features(features, strength, self._generator)
-                inputs.append(features)
-        # Both branches in one pass; the mean over both is half the sum of the two means.
-        return F.mse_loss(self.network.decoder(torch.cat(inputs)), torch.cat([target] * len(inputs)))
-
-    def _mask(self, clean: Clean) -> Tensor:
-        learned = None
-        if self.config.mask in ("learned", "both"):
-            decoder = self.ema if self.config.ema else self.network.decoder
-            learned = learned_attention(decoder.rebuild(clean.target)[1])
-        return attention_mask(clean.prior if self.config.mask in ("prior", "both") else None, learned)
-
-    def _hardness(self) -> float:
-        return progress_of(self.step_number, self.config.steps, self.config.alpha_schedule)
-
-    def _rate(self) -> float:
-        rate = self.config.learning_rate * min(1.0, (self.step_number + 1) / WARM_UP_STEPS)
-        return rate * (0.1 if self.step_number >= self.config.decay_at * self.config.steps else 1.0)
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = ema_decay_at(self.step_number, self.config.ema_decay)
-        for average, current in zip(self.ema.parameters(), self.network.decoder.parameters(), strict=True):
-            average.lerp_(current, 1 - decay)
-
-    def _next_batch(self) -> Tensor:
-        """Rows of the next batch: every image once before any comes again."""
-        while len(self._order) < self.config.batch_size:
-            self._order += torch.randperm(len(self.images), generator=self._generator).tolist()
-        batch, self._order = self._order[: self.config.batch_size], self._order[self.config.batch_size :]
-        return torch.tensor(batch)
+    return record, read.images

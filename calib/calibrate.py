@@ -145,9 +145,11 @@ def calibrate(
     by_hash = dict(zip(content_hashes(samples), samples, strict=True))
     splits = choose_splits(list(by_hash), set(manifest.trained), frames)
     if not splits["threshold"] or not splits["ranges"]:
+        source = "give the folder that it was trained on (training held some out), or new good images"
+        if not manifest.held_out:
+            source = "training held none out, as it does with --shots: collect good images that it never saw"
         raise InputError(
-            f"{dataset.root} has no good image that the network was not trained on, or too few",
-            "give the folder that it was trained on (training held some out), or new good images",
+            f"{dataset.root} has no good image that the network was not trained on, or too few", source
         )
     warnings = _warn_of_other_images(manifest, set(by_hash))
     if len(splits["ranges"]) < ADVISED_FRAMES:

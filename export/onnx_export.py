@@ -58,6 +58,12 @@ def export_run(
     network, record = load_run(run)
     if not 1 <= batch <= 64:
         raise InputError(f"a batch of {batch} is out of range", "give --batch 1 to 64")
+    if frame_size is None and record.frame.any_size:
+        sizes = {str(f).split()[0] for frames in record.frames.values() for f in frames}
+        raise InputError(
+            f"run {run} was trained on images of several sizes: {', '.join(sorted(sizes))}",
+            "a graph takes one: give the camera's, as in --frame-size 640x480",
+        )
     width, height = frame_size or (record.frame.width, record.frame.height)
     size = network.backbone.input_size
     if min(width, height) < size // 4:
@@ -76,7 +82,9 @@ def export_run(
             "grid": list(network.backbone.grid),
             "width": network.backbone.width,
             "classes": record.classes,
-            "trained_frame": {"width": record.frame.width, "height": record.frame.height},
+            "trained_frame": None
+            if record.frame.any_size
+            else {"width": record.frame.width, "height": record.frame.height},
             "config": config,
         },
         producer={

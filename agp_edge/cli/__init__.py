@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agp_edge.cli import data, device, engine, measure, network, run
+from agp_edge.cli import ablation, data, device, engine, measure, network, run
 from agp_edge.cli.console import run_command
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "doctor": ("Start here", device.doctor),
     "capture": ("From good parts to a model (host)", run.capture),
     "train": ("From good parts to a model (host)", network.train),
+    "ablate": ("From good parts to a model (host)", ablation.ablate),
     "evaluate": ("From good parts to a model (host)", data.evaluate),
     "export": ("From good parts to a model (host)", network.export),
     "calibrate": ("From good parts to a model (host)", network.calibrate),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from agp_edge.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
     from agp_edge.bundle import Bundle
+    from agp_edge.datasets import Dataset
     from agp_edge.engines.base import Session
 
 KINDS = "a run, a bundle or an engine"
@@ -38,9 +40,46 @@ def kind_of(path: Path) -> str:
             f"{path} has no manifest.json: it is no whole bundle", "fetch it again, or export it again"
         )
     refuse_other_kind(path, "an engine")
+    runs = class_runs(path)
+    if runs:
+        raise InputError(
+            f"{path} is a folder of runs, one a class: {', '.join(runs)}",
+            f"give one of them: {next(iter(runs.values()))}",
+        )
+    if any((path / "training").glob("step-*.json")):
+        raise InputError(
+            f"{path} is a training that is not finished",
+            "go on with it: agp-edge train DATA --out RUN --resume",
+        )
     raise InputError(
         f"{path} is neither a run, a bundle nor an engine", "see what it is: agp-edge inspect PATH"
     )
+
+
+def class_runs(path: Path) -> dict[str, Path]:
+    """Class -> its run, of a folder that one-class training filled: RUN/CLASS/run.json. Empty for anything else."""
+    if not path.is_dir() or (path / RUN_FILE).is_file():
+        return {}
+    return {item.name: item for item in sorted(path.iterdir()) if (item / RUN_FILE).is_file()}
+
+
+def with_classes(path: Path, dataset: Dataset) -> list[tuple[Path, Dataset]]:
+    """What is evaluated on what: one artefact on all classes, or of a folder of runs each on its own class.
+
+    Raises:
+        InputError: a class has test images and no run.
+    """
+    runs = class_runs(path)
+    if not runs:
+        return [(path, dataset)]
+    tested = [data for data in dataset.classes if data.test]
+    missing = [data.name for data in tested if data.name not in runs]
+    if missing or not tested:
+        raise InputError(
+            f"{path} has runs of {', '.join(runs)}, and none of {', '.join(missing) or 'a class with test images'}",
+            "train what is missing: agp-edge train DATA --out RUN --setup one-class --resume",
+        )
+    return [(runs[data.name], replace(dataset, classes=[data])) for data in tested]
 
 
 def warn_if_interrupted(path: Path) -> None:

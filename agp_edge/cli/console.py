@@ -195,18 +195,32 @@ def progress_bar(title: str) -> Iterator[Progress]:
         return
 
     last = [time.monotonic(), -1.0]
+    first: list[float] = []
 
     def in_pipe(done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
+        first[:] = first or [now, done]
         if now - last[0] < 5 and done != total:
             return
         if last[1] == done:
             return
         last[:] = [now, done]
         of = f"/{total}" if total else ""
-        print(f"{title}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+        left = ""
+        if 0 < done < total and done > first[1]:
+            # From the first call on: work that goes on from a checkpoint did not do what lies before.
+            left = f" {describe_seconds((total - done) * (now - first[0]) / (done - first[1]))} left"
+        print(f"{title}: {done}{of} {note}".rstrip() + left, file=sys.stderr, flush=True)
 
     yield in_pipe
+
+
+def describe_seconds(seconds: float) -> str:
+    """A time to wait: `40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:

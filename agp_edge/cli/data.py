@@ -11,10 +11,12 @@ from agp_edge.cli.options import JSON
 
 
 def evaluate(
-    artefact: Path = typer.Argument(..., help="A run (on a host), a bundle or an engine."),
+    artefact: Path = typer.Argument(
+        ..., help="A run (on a host), a folder with a run for each class, a bundle or an engine."
+    ),
     data: Path = typer.Argument(..., help="A data set with test images."),
     report: Path | None = typer.Option(
-        None, "--report", metavar="DIR", help="Write metrics.json and contact_sheet.png there."
+        None, "--report", metavar="DIR", help="Write report.html, metrics.json and contact_sheet.png there."
     ),
     aupro_limit: float = typer.Option(
         0.3, "--aupro-limit", help="False-positive rate to integrate AUPRO to."
@@ -27,41 +29,60 @@ def evaluate(
 
     Where the artefact has a threshold of its own, also its false rejects and misses.
 
+    The report is one HTML page that carries its pictures and charts and fetches nothing: it can be passed on.
+
     \b
     Example:
       agp-edge evaluate part.int8.onnxruntime.engine DATA --report report/
     """
-    from agp_edge.cli.artefacts import open_artefact
+    from agp_edge.cli.artefacts import class_runs, open_artefact, with_classes
     from agp_edge.contact_sheet import choose_rows, draw_contact_sheet, load_rows
     from agp_edge.datasets import load_dataset
-    from agp_edge.evaluation import count_verdicts
+    from agp_edge.evaluation import count_verdicts, merge
     from agp_edge.evaluation import evaluate as evaluate_session
     from agp_edge.files import write_json
+    from agp_edge.frame import ANY_SIZE
+    from agp_edge.report import choose_hardest, describe_subject, write_report
     from agp_edge.verdict import Judge
 
     dataset = load_dataset(data)
-    session, normal_scores, name = open_artefact(artefact)
-    with session, progress_bar("evaluate") as progress:
-        evaluation = evaluate_session(
-            session,
-            dataset,
-            aupro_limit=aupro_limit,
-            progress=progress,
-            keep=choose_rows if report is not None else None,
-        )
-        frame = session.frame
+    parts, frames = [], set()
+    for path, part in with_classes(artefact, dataset):
+        session, normal_scores, name = open_artefact(path)
+        if path != artefact:
+            name = f"runs {artefact.name}: {', '.join(class_runs(artefact))}"
+        with session, progress_bar("evaluate" if path == artefact else f"evaluate {path.name}") as progress:
+            evaluation = evaluate_session(
+                session,
+                part,
+                aupro_limit=aupro_limit,
+                progress=progress,
+                keep=(lambda images: [*choose_rows(images), *choose_hardest(images)]) if report else None,
+            )
+            facts = describe_subject(artefact, name, session, dataset)
+        parts.append(evaluation)
+        frames.add(session.frame)
+    evaluation = merge(parts)
+    frame = frames.pop() if len(frames) == 1 else ANY_SIZE
     judge = Judge(normal_scores) if normal_scores else None
     counts = count_verdicts(evaluation.images, judge) if judge else None
+    if judge and judge.conformal:
+        facts["threshold"] = judge.conformal.describe()
     result = {**evaluation.to_dict(), "artefact": name, "verdicts": counts.to_dict() if counts else None}
 
     say(evaluation.describe(), json_file)
     say(counts.describe() if counts else "No verdicts: the artefact has no threshold.", json_file)
     if report is not None:
-        write_json(report / "metrics.json", result)
-        rows = load_rows(evaluation.images, frame)
         threshold = judge.threshold if judge else None
+        rows = load_rows(choose_rows(evaluation.images), frame)
         draw_contact_sheet(rows, report / "contact_sheet.png", threshold=threshold, title=name)
-        note(f"wrote {report / 'metrics.json'} and {report / 'contact_sheet.png'}")
+        hardest = load_rows(choose_hardest(evaluation.images), frame)
+        thresholds = {} if threshold is None else dict.fromkeys(evaluation.classes, threshold)
+        write_report(
+            report / "report.html", evaluation, hardest, title=name, facts=facts, thresholds=thresholds
+        )
+        write_json(report / "metrics.json", result)
+        note(f"wrote {report / 'report.html'}, metrics.json and contact_sheet.png beside it")
     write_json_result(json_file, result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,6 +11,9 @@ from agp_edge.cli.artefacts import RUN_FILE, warn_if_interrupted
 from agp_edge.cli.console import note, progress_bar, require_host, say, table, write_json_result
 from agp_edge.cli.options import JSON
 from agp_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from agp_edge.datasets import Dataset
 
 
 def demo(
@@ -36,26 +40,62 @@ def demo(
 def train(
     data: Path = typer.Argument(..., metavar="DATA", help="Data set, or a folder of good images."),
     out: Path = typer.Option(
-        ..., "--out", metavar="RUN", help="Folder for the run; a run that is there is replaced."
+        ..., "--out", metavar="RUN", help="Folder for the run; a finished run that is there is replaced."
     ),
     backbone: str | None = typer.Option(
         None,
         "--backbone",
         metavar="ID|DIR|filterbank",
-        help="Pretrained vision transformer, or fixed filters. Default: facebook/dino-vits16.",
+        help="Pretrained vision transformer or CNN, or fixed filters. Default: facebook/dino-vits16.",
     ),
     setup: str | None = typer.Option(
         None,
         "--setup",
-        help="one-class or multi-class: one model for all classes. Default: by the number of classes.",
+        help="multi-class: one model for all classes. one-class: one for each, in RUN/CLASS. "
+        "Default: by the number of classes.",
+    ),
+    shots: int | None = typer.Option(
+        None,
+        "--shots",
+        metavar="K",
+        help="Learn from K good images a class, chosen by content and seed.",
+        min=1,
     ),
     config: Path | None = typer.Option(None, "--config", metavar="TOML", help="Hyper-parameters by name."),
     set_: list[str] = typer.Option(
         [], "--set", metavar="NAME=VALUE", help="One hyper-parameter by name, as in alpha_max=2; repeatable."
     ),
     steps: int | None = typer.Option(None, "--steps", help="Optimiser steps."),
+    epochs: int | None = typer.Option(None, "--epochs", help="Passes over the images, instead of --steps."),
     seed: int | None = typer.Option(None, "--seed", help="Of everything random."),
     noise: str | None = typer.Option(None, "--noise", help="guided, random or none."),
+    augment: str | None = typer.Option(
+        None, "--augment", help="none, flips, jitter or both. Default: jitter with --shots, else none."
+    ),
+    robust: str | None = typer.Option(
+        None,
+        "--robust",
+        help="off, images or patches: no weight for what looks unlike all other good images.",
+    ),
+    device: str | None = typer.Option(None, "--device", help="auto, cpu or cuda."),
+    precision: str | None = typer.Option(None, "--precision", help="fp32, bf16 or fp16."),
+    compile_: bool | None = typer.Option(
+        None, "--compile/--no-compile", help="torch.compile: slow to begin, then faster on a GPU."
+    ),
+    resume: bool = typer.Option(
+        False,
+        "--resume",
+        help="Go on from the last checkpoint in RUN, to the same weights as without the break.",
+    ),
+    overwrite: bool = typer.Option(
+        False, "--overwrite", help="Begin again although RUN holds a training that is not finished."
+    ),
+    checkpoint_every: str = typer.Option(
+        "auto",
+        "--checkpoint-every",
+        metavar="N|Ns",
+        help="Steps, or seconds as in 60s; auto costs less than 1 % of the time.",
+    ),
     json: str | None = JSON,
 ) -> None:
     """Train AGPNet on good images only. (host)
@@ -65,24 +105,43 @@ def train(
     \b
       agp-edge train DATA --out RUN --backbone filterbank
       agp-edge train DATA --out RUN --backbone ./dino-vits16 --set alpha_max=2
+      agp-edge train DATA --out RUN --backbone filterbank --resume
     """
     module = require_host("agpnet.training", "train")
     make_config = require_host("agpnet.config", "train").make_config
     from agp_edge.datasets import load_dataset
 
-    flags = {"backbone": backbone, "steps": steps, "seed": seed, "noise": noise}
+    every = require_host("agpnet.checkpoint", "train").parse_every(checkpoint_every)
+    flags = {
+        "backbone": backbone, "setup": setup, "shots": shots, "steps": steps, "epochs": epochs, "seed": seed, "noise": noise,
+        "augment": augment, "robust": robust, "device": device, "precision": precision, "compile": compile_,
+    }  # fmt: skip
     settings = make_config(config, **parse_settings(set_) | {k: v for k, v in flags.items() if v is not None})
     dataset = load_dataset(data)
-    note(describe_setup([c.name for c in dataset.classes], setup, str(data)))
-    few = module.describe_too_few(sum(len(c.train) for c in dataset.classes), settings.hold_out)
-    if few is not None:
-        note(f"warning: {few}")
+    names = [c.name for c in dataset.classes]
+    each = settings.setup == "one-class" and len(names) > 1
+    note(describe_setup(names, settings.setup))
+    _warn_if_few(dataset, settings, each)
     if settings.backbone != "filterbank" and not Path(settings.backbone).is_dir():
         note(f"asking the hub for {settings.backbone} …")
-    replaces = (out / RUN_FILE).is_file()
+    replaces = (out / RUN_FILE).is_file() and not resume
+    options = {"resume": resume, "overwrite": overwrite, "checkpoint_every": every, "note": note}
     try:
+        if each:
+            setups = require_host("agpnet.setups", "train")
+            result = setups.train_each(dataset, settings, out, progress_bar=progress_bar, **options)
+            say(result.describe(), json)
+            write_json_result(
+                json,
+                {
+                    "runs": {name: describe_run(out / name, record) for name, record in result.runs.items()},
+                    "failed": {name: error.what for name, error in result.failed.items()},
+                },
+            )
+            result.check()
+            return
         with progress_bar("train") as progress, progress_bar("read") as reading:
-            record = module.train(dataset, settings, out, progress=progress, reading=reading)
+            record = module.train(dataset, settings, out, progress=progress, reading=reading, **options)
     except KeyboardInterrupt as stop:
         # Its text says what was kept; before the first step there is nothing to say.
         if str(stop):
@@ -90,40 +149,58 @@ def train(
         raise
     if replaces:
         note(f"replaced the run that was in {out}")
+    suspects = record.describe_suspects()
+    if suspects is not None:
+        note(suspects)
     say(
         f"{out}: {record.step} steps in {record.seconds:.0f} s on {len(record.trained)} good images, {len(record.held_out)} held out",
         json,
     )
-    write_json_result(
-        json,
-        {
-            "run": str(out),
-            "step": record.step,
-            "seconds": record.seconds,
-            "classes": record.classes,
-            "trained": len(record.trained),
-            "held_out": len(record.held_out),
-            "config": record.config.to_dict(),
-        },
-    )
+    write_json_result(json, describe_run(out, record))
 
 
-def describe_setup(classes: list[str], setup: str | None, data: str) -> str:
+def describe_run(out: Path, record: Any) -> dict[str, Any]:
+    """What `--json` says of a run.
+
+    Args:
+        out: its folder.
+        record: its `agpnet.run.RunRecord`.
+    """
+    return {
+        "run": str(out),
+        "step": record.step,
+        "seconds": record.seconds,
+        "classes": record.classes,
+        "trained": len(record.trained),
+        "held_out": len(record.held_out),
+        "shots": record.shots,
+        "suspects": [vars(suspect) for suspect in record.suspects],
+        "config": record.config.to_dict(),
+    }
+
+
+def _warn_if_few(dataset: Dataset, settings: Any, each: bool) -> None:
+    """Say before the training that a gate will lack images."""
+    describe = require_host("agpnet.selection", "train").describe_too_few
+    counts = {c.name: len(c.train) for c in dataset.classes}
+    for name, n in counts.items() if each else [("", sum(counts.values()))]:
+        few = describe(n, settings.hold_out, settings.shots)
+        if few is not None:
+            note(f"warning: {name + ': ' if name else ''}{few}")
+
+
+def describe_setup(classes: list[str], setup: str) -> str:
     """Which setup the classes of a data set make, in words.
 
-    Raises:
-        InputError: an unknown setup, or one that the classes do not fit.
+    Args:
+        classes: their names.
+        setup: `one-class`, `multi-class`, or `auto`: by the number of classes.
     """
-    if setup not in (None, "one-class", "multi-class"):
-        raise InputError(f"there is no setup {setup!r}", "take one-class or multi-class")
-    if setup == "one-class" and len(classes) > 1:
-        raise InputError(
-            f"{data} has {len(classes)} classes: {', '.join(classes)}",
-            f"give one of them, as in {data}/{classes[0]}, or --setup multi-class",
-        )
-    if len(classes) > 1:
-        return f"multi-class: one model for {', '.join(classes)}"
-    return f"one-class: {classes[0]}"
+    if len(classes) == 1:
+        return f"{'one-class' if setup == 'auto' else setup}: {classes[0]}"
+    if setup == "one-class":
+        return f"one-class: a model each for {', '.join(classes)}"
+    return f"multi-class: one model for {', '.join(classes)}"
 
 
 def parse_settings(texts: list[str]) -> dict[str, object]:

@@ -48,7 +48,10 @@ class Session(ABC):
         Raises:
             InputError: another size, number of channels or type.
         """
-        if frames.ndim != 4 or frames.shape[1:] != self.frame.shape or frames.dtype != np.uint8:
+        frame = self.frame
+        if frame.any_size and frames.ndim == 4:
+            frame = frame.of_size(frames.shape[2], frames.shape[1])
+        if frames.ndim != 4 or frames.shape[1:] != frame.shape or frames.dtype != np.uint8:
             raise InputError(
                 f"expected frames of [N, {', '.join(map(str, self.frame.shape))}] uint8, "
                 f"got {list(frames.shape)} {frames.dtype}",

@@ -97,6 +97,15 @@ def test_evaluate_writes_a_report(run: Run, tiny_engine: Path, tree: Path, tmp_p
     assert run("evaluate", tiny_engine, tree, "--report", report, "--json", tmp_path / "m.json") == 0
     assert (report / "metrics.json").read_bytes() == (tmp_path / "m.json").read_bytes()
     assert read_image(report / "contact_sheet.png").shape[0] > 4 * 132
+    page = (report / "report.html").read_text(encoding="utf-8")
+    # The engine's own threshold, 0.4, is in it.
+    assert "Worst misses: 1 of 2 defects" in page
+    assert page.count("<img ") == 4 * 3
+    assert sorted(path.name for path in report.iterdir()) == [
+        "contact_sheet.png",
+        "metrics.json",
+        "report.html",
+    ]
 
 
 def test_evaluate_refuses_bad_input(

@@ -7,13 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
-from agp_edge.cli.console import progress_bar, require_host, run_command, say, table, write_json_result
+from agp_edge.cli.console import (
+    describe_seconds,
+    progress_bar,
+    require_host,
+    run_command,
+    say,
+    table,
+    write_json_result,
+)
 from agp_edge.errors import ArtefactError, InputError
 
 AGP_EDGE = [sys.executable, "-c", "from agp_edge.cli import main; main()"]
@@ -153,6 +162,23 @@ def test_progress_in_a_pipe_is_plain_lines_on_stderr(capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "train: 100/100 loss 0.01\n"
+
+
+def test_progress_in_a_pipe_tells_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with progress_bar("train") as progress:
+        for done, at in ((100, 0.0), (110, 10.0), (160, 60.0), (200, 100.0)):
+            now[0] = at
+            progress(done, 200, f"loss {done}")
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 110/200 loss 110 90 s left",
+        "train: 160/200 loss 160 40 s left",
+        "train: 200/200 loss 200",
+    ], "what was done before the first call tells nothing of the speed"
+    assert [describe_seconds(s) for s in (5.4, 99, 700, 11100)] == ["5 s", "99 s", "12 min", "3 h 05 min"]
 
 
 def test_a_table_lines_up() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agp_edge.errors import InputError
-from agpnet.config import PRESETS, Config, config_from_dict, make_config
+from agpnet.config import PRESETS, Config, config_from_dict, make_config, resolve
 
 
 def test_defaults_are_the_papers_or_ours() -> None:
@@ -43,6 +43,30 @@ def test_a_preset_gives_way_to_the_file_and_the_file_to_flags(tmp_path: Path) ->
     assert config_from_dict(config.to_dict()) == config, "a run keeps it whole"
 
 
+def test_epochs_are_steps_by_another_name(tmp_path: Path) -> None:
+    config = make_config(epochs=3, batch_size=8)
+    assert resolve(config, 20).steps == 9, "the last batch of a pass counts"
+    assert resolve(resolve(config, 20), 20) == resolve(config, 20)
+    assert resolve(make_config(steps=7), 20).steps == 7
+    file = tmp_path / "settings.toml"
+    file.write_text("epochs = 4\n")
+    assert make_config(file).epochs == 4
+    assert (make_config(file, steps=5).epochs, make_config(file, steps=5).steps) == (0, 5)
+    file.write_text("steps = 50\n")
+    assert resolve(make_config(file, epochs=2, batch_size=5), 10).steps == 4
+    file.write_text("steps = 50\nepochs = 4\n")
+    with pytest.raises(InputError, match=r"settings\.toml gives both steps = 50 and epochs = 4"):
+        make_config(file)
+    with pytest.raises(InputError, match="the command line gives both steps = 50 and epochs = 4"):
+        make_config(steps=50, epochs=4)
+
+
+def test_what_is_left_open_follows_the_classes() -> None:
+    assert resolve(Config(), 10, 1).setup == "one-class"
+    assert resolve(Config(), 10, 3).setup == "multi-class"
+    assert resolve(Config(setup="multi-class"), 10, 1).setup == "multi-class"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -67,6 +91,14 @@ def test_a_preset_gives_way_to_the_file_and_the_file_to_flags(tmp_path: Path) ->
         ({"beta": float("nan")}, "out of range"),
         ({"beta": float("inf")}, "out of range"),
         ({"blur_sigma": -1}, "out of range"),
+        ({"shots": -1}, "out of range"),
+        ({"robust_from": 1.5}, "out of range"),
+        ({"robust_mads": 0.0}, "out of range"),
+        ({"setup": "two-class"}, "is not auto or one-class or multi-class"),
+        ({"robust": True}, "is not off or images or patches"),
+        ({"device": "tpu"}, "is not auto or cpu or cuda"),
+        ({"precision": "int8"}, "is not fp32 or bf16 or fp16"),
+        ({"compile": 1}, "is not true or false"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:

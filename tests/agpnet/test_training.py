@@ -21,19 +21,18 @@ from agp_edge.datasets import content_hashes, load_dataset
 from agp_edge.datasets.base import Sample
 from agp_edge.datasets.images import write_png
 from agp_edge.errors import DivergedError, InputError
+from agpnet import trainer as trainer_module
 from agpnet import training
 from agpnet.config import Config, config_from_dict, make_config
+from agpnet.inputs import Inputs, read_inputs
 from agpnet.network import AGPNet
 from agpnet.perturbation import noise_strength, progress_of
 from agpnet.run import build_network, load_run
-from agpnet.training import Trainer, choose_held_out, ema_decay_at, train
+from agpnet.selection import choose_held_out
+from agpnet.trainer import Trainer, ema_decay_at
+from agpnet.training import train
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def test_from_easy_to_hard(images: Tensor, config: Config, monkeypatch: pytest.M
         seen.append(hardness)
         return noise_strength(mask, settings, hardness)
 
-    monkeypatch.setattr(training, "noise_strength", spy)
+    monkeypatch.setattr(trainer_module, "noise_strength", spy)
     trainer = make_trainer(images, replace(config, steps=5, alpha_max=2.0))
     trainer.run()
     assert seen == [progress_of(i, 5, "linear") for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
@@ -168,7 +167,7 @@ def test_what_does_not_fit_the_cache_is_computed_again(
     images: Tensor, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = make_trainer(images, config)
-    monkeypatch.setattr(training, "CACHE_BYTES", 0)
+    monkeypatch.setattr(trainer_module, "CACHE_BYTES", 0)
     fresh = make_trainer(images, config)
     assert fresh._cache is None
     assert [fresh.step() for _ in range(3)] == pytest.approx([cached.step() for _ in range(3)], rel=1e-5)
@@ -189,9 +188,9 @@ def test_held_out_images_are_never_seen(
     sample_data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[Sample] = []
-    read = training.read_inputs
+    read = read_inputs
 
-    def spy(samples: list[Sample], *arguments: Any) -> Tensor:
+    def spy(samples: list[Sample], *arguments: Any) -> Inputs:
         shown.extend(samples)
         return read(samples, *arguments)
 
@@ -224,7 +223,7 @@ def test_an_interrupt_leaves_a_run_that_can_be_read(
             raise KeyboardInterrupt
 
     with pytest.raises(
-        KeyboardInterrupt, match=rf"interrupted at step 3 of {config.steps}; .*cannot be resumed"
+        KeyboardInterrupt, match=rf"interrupted at step 3 of {config.steps}; go on from step 3 .* --resume"
     ):
         train(load_dataset(sample_data), config, tmp_path / "run", progress=progress)
     _, record = load_run(tmp_path / "run")
@@ -255,7 +254,10 @@ def test_ctrl_c_in_the_real_program(sample_data: Path, tmp_path: Path, tiny_sett
     assert (rest, err.splitlines()[-1]) == (b"", "interrupted")
     assert "Traceback" not in err
     _, record = load_run(out)
-    assert f"interrupted at step {record.step} of 1000000; the run as it stood is in {out} and" in err
+    assert (
+        f"interrupted at step {record.step} of 1000000; go on from step {record.step} with the same command and --resume; "
+        f"the run as it stood is in {out}"
+    ) in err
     assert record.state == "interrupted"
     assert 0 < record.step < 1_000_000
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
@@ -271,6 +273,16 @@ def test_a_training_that_diverges_stops_and_leaves_nothing(
     assert caught.value.exit_code == 5
     assert "1e+12" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_does_not_fall_is_told(sample_data: Path, config: Config, tmp_path: Path) -> None:
+    told: list[str] = []
+    idle = replace(config, steps=100, learning_rate=1e-12)
+    train(load_dataset(sample_data / "brick"), idle, tmp_path / "idle", note=told.append)
+    assert [text for text in told if text.startswith("warning: the loss did not fall (")]
+    told.clear()
+    train(load_dataset(sample_data), replace(idle, learning_rate=1e-3), tmp_path / "run", note=told.append)
+    assert not [text for text in told if "the loss did not fall" in text]
 
 
 def write_images(folder: Path, sizes: list[tuple[int, int]]) -> Path:

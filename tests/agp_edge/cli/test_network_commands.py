@@ -13,7 +13,7 @@ import pytest
 from agp_edge.cli.network import describe_setup, parse_settings
 from agp_edge.errors import InputError
 from agpnet.run import load_run
-from agpnet.training import choose_held_out, describe_too_few
+from agpnet.selection import choose_held_out, describe_too_few
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -63,7 +63,7 @@ def test_train_tells_what_it_did(
         (["--set", "steps=many"], "is not a whole number"),
         (["--steps", "0"], "steps = 0 is out of range"),
         (["--noise", "loud"], "noise = 'loud'"),
-        (["--setup", "two-class"], "no setup 'two-class'"),
+        (["--setup", "two-class"], "setup = 'two-class' is not"),
         (["--set", "input_size=100"], "do not divide"),
         (["--set", "decoder_width=25"], "no multiple of decoder_heads"),
         (["--config", "nothing.toml"], "cannot read the configuration nothing.toml"),
@@ -77,12 +77,6 @@ def test_train_with_bad_options(
     assert message in err.splitlines()[-2]
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
-
-
-def test_train_of_one_class_out_of_two(sample_data: Path, tmp_path: Path, command: Command) -> None:
-    code, _, err = command("train", sample_data, "--out", tmp_path / "run", "--setup", "one-class")
-    assert code == 2
-    assert f"{sample_data}/brick" in err.splitlines()[-1]
 
 
 def test_train_with_a_backbone_that_is_not_there(
@@ -155,10 +149,9 @@ def test_train_that_diverges_ends_in_five(
 
 
 def test_a_setup_is_told_in_words() -> None:
-    assert describe_setup(["brick"], None, "data") == "one-class: brick"
-    assert describe_setup(["a", "b"], "multi-class", "data") == "multi-class: one model for a, b"
-    with pytest.raises(InputError, match="2 classes"):
-        describe_setup(["a", "b"], "one-class", "data")
+    assert describe_setup(["brick"], "auto") == "one-class: brick"
+    assert describe_setup(["a", "b"], "auto") == "multi-class: one model for a, b"
+    assert describe_setup(["a", "b"], "one-class") == "one-class: a model each for a, b"
 
 
 def test_settings_are_plain_values() -> None:
