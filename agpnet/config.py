@@ -19,6 +19,7 @@ Setup = Literal["auto", "one-class", "multi-class"]
 Augment = Literal["auto", "none", "flips", "jitter", "both"]
 Robust = Literal["off", "images", "patches"]
 Device = Literal["auto", "cpu", "cuda"]
+ResidualScale = Literal["off", "channel", "rebuilt"]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -60,6 +61,8 @@ class Config:
         weight_decay: AdamW's. [default: 1e-4]
         decay_at: share of the training after which the rate falls to a tenth. [default: 0.8]
         blur_sigma: Gaussian blur of the anomaly map, in input pixels; 0 is off. [paper: off; default: 4]
+        residual_scale: what a channel's difference is divided by: nothing (off), its own spread over good images
+            (channel), or the spread that the rebuilt token foretells (rebuilt). [paper: off; default for filters: rebuilt]
         hold_out: share of the good images that training leaves out for gate and threshold. [default: 0.2]
         seed: of everything random.
         device: cpu, cuda, or auto: the GPU where there is one. [default]
@@ -97,6 +100,7 @@ class Config:
     weight_decay: float = 1e-4
     decay_at: float = 0.8
     blur_sigma: float = 4.0
+    residual_scale: ResidualScale = "off"
     hold_out: float = 0.2
     seed: int = 0
     device: Device = "auto"
@@ -112,9 +116,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "filterbank": {
         "decoder_width": 96,
         "decoder_heads": 3,
-        "learning_rate": 1e-3,
-        "batch_size": 4,
-        "steps": 300,
+        "learning_rate": 3e-3,
+        "batch_size": 2,
+        "steps": 600,
+        "residual_scale": "rebuilt",
     },
 }
 """Backbone -> defaults that differ for it: its decoder starts from features that nobody trained."""

@@ -5,6 +5,7 @@ Source: Huang et al. 2024, arXiv 2408.07490. What is left out at inference is in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import reduce
 from typing import cast
 
@@ -13,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agpnet.backbones.base import Backbone, Features
+from agpnet.config import ResidualScale
+
+RIDGE = 0.3
+"""Strong: a few thousand tokens must not be learned by heart. Between 0.1 and 3 nothing much changes."""
 
 
 class Attention(nn.Module):
@@ -95,10 +100,15 @@ class AGPNet(nn.Module):
         decoder_width: channels inside the decoder; 0 takes `default_decoder_width`.
         decoder_heads, decoder_blocks: of the decoder.
         blur_sigma: Gaussian blur of the map, in input pixels; 0 is off.
+        residual_scale: what a channel's difference is divided by before the distance is taken, see `fit_residuals`.
     """
 
     channel_mean: Tensor
     channel_scale: Tensor
+    residual_weight: Tensor
+    residual_bias: Tensor
+    residual_lowest: Tensor
+    residual_highest: Tensor
     blur_kernel: Tensor
     blur_weight: Tensor
 
@@ -110,9 +120,11 @@ class AGPNet(nn.Module):
         decoder_heads: int = 6,
         decoder_blocks: int = 4,
         blur_sigma: float = 4.0,
+        residual_scale: ResidualScale = "off",
     ) -> None:
         super().__init__()
         self.backbone: Backbone = backbone
+        self.residual_scale = residual_scale
         cast(nn.Module, backbone).requires_grad_(False)
         cast(nn.Module, backbone).eval()
         rows, columns = backbone.grid
@@ -122,6 +134,12 @@ class AGPNet(nn.Module):
         self.decoder = Decoder(backbone.width, rows * columns, width, decoder_heads, decoder_blocks)
         self.register_buffer("channel_mean", torch.zeros(backbone.width))
         self.register_buffer("channel_scale", torch.ones(backbone.width))
+        if residual_scale != "off":
+            inputs = backbone.width if residual_scale == "rebuilt" else 0
+            self.register_buffer("residual_weight", torch.zeros(inputs, backbone.width))
+            self.register_buffer("residual_bias", torch.zeros(backbone.width))
+            self.register_buffer("residual_lowest", torch.zeros(backbone.width))
+            self.register_buffer("residual_highest", torch.zeros(backbone.width))
         self.register_buffer("blur_kernel", gaussian_kernel(blur_sigma), persistent=False)
         size = backbone.input_size
         self.register_buffer("blur_weight", self._blur(torch.ones(1, 1, size, size)), persistent=False)
@@ -149,6 +167,39 @@ class AGPNet(nn.Module):
         spread = tokens.std(dim=0)
         self.channel_scale.copy_(1 / spread.clamp_min(0.05 * float(spread.mean())))
 
+    @torch.no_grad()
+    def fit_residuals(self, targets: Iterable[Tensor]) -> None:
+        """Learn how far a good token is rebuilt amiss, channel by channel, once the decoder is trained.
+
+        A decoder does not rebuild everything equally well: where a brick meets the mortar, each good part differs a
+        little, and a plain distance is large there on every part. `channel` takes the spread of each channel; `rebuilt`
+        predicts it from the rebuilt token, which is what a good part would show there: ln r_c^2 = w_c D(F) + b_c, by
+        ridge regression. The prediction stays within what it was over good images: nothing unheard-of excuses itself, or
+        counts without bound.
+
+        Args:
+            targets: F of good images, each [N, T, C].
+        """
+        if self.residual_scale == "off":
+            return
+        pairs = [(target, self.decoder(target)) for target in targets]
+        squares = torch.cat([(t - r).square().flatten(0, 1) for t, r in pairs]).double()
+        # Differences far below the usual say nothing: they are taken as that much, and spoil no logarithm.
+        logs = torch.log(squares + 1e-3 * squares.mean())
+        if self.residual_scale == "rebuilt":
+            tokens = torch.cat([r.flatten(0, 1) for _, r in pairs]).double()
+            weight, bias = ridge(tokens, logs, RIDGE)
+            predicted = tokens @ weight + bias
+            self.residual_weight.copy_(weight)
+        else:
+            bias = logs.mean(dim=0)
+            predicted = bias.expand_as(logs)
+        # The mean of a logarithm is not the logarithm of the mean: now a channel's good differences average 1.
+        shift = torch.log((squares / predicted.exp()).mean(dim=0).clamp_min(1e-12))
+        self.residual_bias.copy_(bias + shift)
+        self.residual_lowest.copy_((predicted + shift).amin(dim=0))
+        self.residual_highest.copy_((predicted + shift).amax(dim=0))
+
     def target(self, images: Tensor) -> tuple[Tensor, Features]:
         """F, the combined normalised tokens of all layers [B, T, C], and what the backbone said."""
         features = self.backbone.extract(images)
@@ -172,7 +223,14 @@ class AGPNet(nn.Module):
         """The distance, upsampled and blurred, and its maximum."""
         rows, columns = self.backbone.grid
         difference = target - rebuilt
-        distance = torch.sqrt((difference * difference).sum(dim=-1))  # [N, T]
+        squares = difference * difference
+        if self.residual_scale != "off":
+            spread = self.residual_bias
+            if self.residual_scale == "rebuilt":
+                foretold = rebuilt @ self.residual_weight + spread
+                spread = torch.minimum(torch.maximum(foretold, self.residual_lowest), self.residual_highest)
+            squares = squares * torch.exp(-spread)
+        distance = torch.sqrt(squares.sum(dim=-1))  # [N, T]
         size = self.backbone.input_size
         grid = distance.reshape(-1, 1, rows, columns)
         anomaly_map = F.interpolate(grid, (size, size), mode="bilinear", align_corners=False)
@@ -187,6 +245,25 @@ class AGPNet(nn.Module):
         half = kernel.shape[-1] // 2
         x = F.conv2d(x, kernel.reshape(1, 1, -1, 1), padding=(half, 0))
         return F.conv2d(x, kernel.reshape(1, 1, 1, -1), padding=(0, half))
+
+
+def ridge(inputs: Tensor, outputs: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Ridge regression on standardised inputs; the intercept is free.
+
+    Args:
+        inputs: [M, C].
+        outputs: [M, K].
+        strength: of the penalty, where 1 is the variance of an input.
+
+    Returns:
+        Weights [C, K] and intercepts [K] for the inputs as they are.
+    """
+    mean, spread = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-6)
+    x = (inputs - mean) / spread
+    level = outputs.mean(dim=0)
+    gram = x.T @ x / len(x) + strength * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ (outputs - level) / len(x)) / spread[:, None]
+    return weight, level - mean @ weight
 
 
 def combine_layers(layers: list[Tensor], width: int) -> Tensor:

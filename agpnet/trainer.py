@@ -45,6 +45,8 @@ FIRST_STEPS = 10
 CACHE_BYTES = 2 << 30
 CHANNEL_IMAGES = 64
 """Images that the channels' statistics are taken from."""
+RESIDUAL_IMAGES = 128
+"""Images that the spread of what is rebuilt amiss is taken from, once the decoder is trained."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,32 @@ class Trainer:
         self._order: list[int] = []
 
     def _fit_channels(self) -> None:
-        chosen = self.images[torch.randperm(len(self.images), generator=self._generator)[:CHANNEL_IMAGES]]
-        chosen = chosen.to(self.device)
+        rows = torch.randperm(len(self.images), generator=self._generator)[:CHANNEL_IMAGES]
+        self.network.fit_channels(list(self._views(rows, self._noise)))
+
+    def _views(self, rows: Tensor, noise: torch.Generator) -> tuple[Tensor, ...]:
+        """Images to take statistics from, in batches."""
+        chosen = self.images[rows].to(self.device)
         if self.config.augment != "none":
             # The spread of a few images would be too small for what is shown later: other views of them count too.
             copies = chosen.repeat(math.ceil(CHANNEL_IMAGES / len(chosen)), 1, 1, 1)[:CHANNEL_IMAGES]
-            chosen = torch.cat([chosen, augment(copies, self.config.augment, self._noise)])
-        self.network.fit_channels(list(torch.split(chosen, 16)))
+            chosen = torch.cat([chosen, augment(copies, self.config.augment, noise)])
+        return torch.split(chosen, 16)
+
+    @torch.no_grad()
+    def fit_residuals(self) -> None:
+        """Let the network learn how far good tokens are rebuilt amiss, see `AGPNet.fit_residuals`.
+
+        It has random numbers of its own: the training may go on after it as if it had not been.
+        """
+        generator = torch.Generator().manual_seed(self.config.seed)
+        rows = torch.randperm(len(self.images), generator=generator)
+        if self.config.robust != "off":
+            unlike = [row for row, _ in self.scores.outliers(self.config.robust_mads)]
+            rows = rows[~torch.isin(rows, torch.tensor(unlike, dtype=rows.dtype))]
+        noise = torch.Generator(self.device).manual_seed(self.config.seed)
+        views = self._views(rows[:RESIDUAL_IMAGES], noise)
+        self.network.fit_residuals(self.network.target(batch)[0] for batch in views)
 
     def _clean_features(self) -> Clean | None:
         """F and A_prior of every image, kept if they fit: the backbone is frozen and the images do not change."""

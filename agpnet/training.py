@@ -197,6 +197,7 @@ class _Work:
 
     def _write_run(self, state: str) -> RunRecord:
         trainer, checkpoints = self._trainer, self._checkpoints
+        trainer.fit_residuals()
         suspects = [
             Suspect(self._selection.samples[row].name, self._selection.hashes[row], round(error, 3))
             for row, error in trainer.scores.outliers(trainer.config.robust_mads)

@@ -1,8 +1,11 @@
 """Fixed filters over luminance and colour: a backbone with no weights to download.
 
 Oriented quadrature filters (Gabor pairs; Daugman, 1985) over a pyramid of the luminance give the energy of texture
-by orientation and scale; local means and spreads of luminance and two opponent colours give the rest. Energies are
-compressed by a logarithm, as contrast is multiplicative.
+by orientation and scale. Beside them stand what a mean over a cell hides (its brightest and its darkest spot, its
+strongest bright and dark line), its colour as ratios, which a change of light leaves alone, and how it differs from
+its surroundings. Energies are compressed by a logarithm, as contrast is multiplicative.
+
+What each group is worth is measured in docs/backbones.md.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from agpnet.backbones.base import Features
 
 EPSILON = 1e-2
 """Contrast below about one hundredth of the range is noise: the logarithm's foot."""
+DARK = 0.02
+"""Added to colours before their ratios are taken: below two hundredths of the range, a colour is noise."""
 
 
 class FilterBank(nn.Module):
@@ -31,7 +36,8 @@ class FilterBank(nn.Module):
     """
 
     norm = "channel"
-    COLOUR_SCALES = (1, 2)
+    LINE_SCALES = (0, 1, 2)
+    EXTREME_SCALES = (1, 2)
     bank: Tensor
 
     def __init__(
@@ -46,9 +52,14 @@ class FilterBank(nn.Module):
         self.orientations, self.scales = orientations, scales
         side = input_size // (cell * fold)
         self.grid = (side, side)
-        coloured = sum(scale in self.COLOUR_SCALES for scale in range(scales))
-        # A scale: energies, and the contrast of luminance, of both colours too where they count; then the means.
-        self.cell_width = scales * (orientations + 1) + 2 * coloured + 3
+        every = range(scales)
+        self.cell_width = (
+            scales
+            * (orientations + 4)  # energies and their highest, the contrast of luminance and of both colours
+            + 2 * sum(s in self.LINE_SCALES for s in every)
+            + 2 * sum(s in self.EXTREME_SCALES for s in every)
+            + 8  # mean colour, its difference to the surroundings, colour ratios
+        )
         self.width = self.cell_width * fold * fold
         self.register_buffer(
             "bank", torch.cat([gabor_pairs(orientations), contrast_filter()]), persistent=False
@@ -60,21 +71,33 @@ class FilterBank(nn.Module):
         side = self.input_size // self.cell
         maps = []
         for scale in range(self.scales):
-            size = level.shape[-1]
-            # Energy is smooth: every second place is enough wherever a cell has several.
-            stride = 2 if size > side else 1
-            response = self._filter(level[:, :1], self.bank, stride)
-            even, odd, contrast = torch.split(response, [self.orientations, self.orientations, 1], dim=1)
-            found = [torch.sqrt(even * even + odd * odd + 1e-8), contrast.abs()]
-            if scale in self.COLOUR_SCALES:
-                # Colour where noise has been averaged away.
-                found.append(self._filter(level[:, 1:], self.bank[-1:], stride).abs())
-            maps.append(torch.log(_shrink(torch.cat(found, dim=1), side) + EPSILON))
-            level = _shrink(level, max(size // 2, side))
-        level = _shrink(level, side)
-        maps.append(level)  # By now the mean colour of a cell.
+            maps += self._look(level, scale, side)
+            level = _shrink(level, max(level.shape[-1] // 2, side))
+        mean = _shrink(level, side)  # By now the mean colour of a cell.
+        maps += [mean - _surroundings(mean), colour_ratios(_shrink(images, side)), mean]
         cells = torch.cat(maps, dim=1)  # [N, cell_width, side, side]
         return F.pixel_unshuffle(cells, self.fold).flatten(2).transpose(1, 2)
+
+    def _look(self, level: Tensor, scale: int, side: int) -> list[Tensor]:
+        """What one level [N, 3, h, w] of the pyramid says of each cell: maps of `side` x `side`."""
+        # Energy is smooth: every second place is enough wherever a cell has several.
+        stride = 2 if level.shape[-1] > side else 1
+        luminance = level[:, :1]
+        response = self._filter(luminance, self.bank, stride)
+        even, odd, contrast = torch.split(response, [self.orientations, self.orientations, 1], dim=1)
+        energy = torch.sqrt(even * even + odd * odd + 1e-8)
+        colours = self._filter(level[:, 1:], self.bank[-1:], stride)
+        maps = [
+            _log(_shrink(torch.cat([energy, contrast.abs(), colours.abs()], dim=1), side)),
+            _log(_highest(energy.amax(dim=1, keepdim=True), side)),
+        ]
+        if scale in self.LINE_SCALES:
+            # The strongest bright and the strongest dark line: a thin scratch, which a mean would dilute.
+            bright, dark = even.amax(dim=1, keepdim=True), -even.amin(dim=1, keepdim=True)
+            maps.append(_log(_highest(torch.cat([bright, dark], dim=1), side).clamp_min(0)))
+        if scale in self.EXTREME_SCALES:
+            maps += [_highest(luminance, side), -_highest(-luminance, side)]
+        return maps
 
     @staticmethod
     def _filter(planes: Tensor, kernels: Tensor, stride: int) -> Tensor:
@@ -106,6 +129,28 @@ def _shrink(planes: Tensor, side: int) -> Tensor:
     """Mean over whole blocks, down to `side` x `side`."""
     factor = planes.shape[-1] // side
     return F.avg_pool2d(planes, factor) if factor > 1 else planes
+
+
+def _highest(planes: Tensor, side: int) -> Tensor:
+    """Maximum over whole blocks, down to `side` x `side`."""
+    factor = planes.shape[-1] // side
+    return F.max_pool2d(planes, factor) if factor > 1 else planes
+
+
+def _surroundings(cells: Tensor) -> Tensor:
+    """Mean over 5 x 5 cells, the border repeated."""
+    return F.avg_pool2d(F.pad(cells, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+
+
+def _log(contrast: Tensor) -> Tensor:
+    return torch.log(contrast + EPSILON)
+
+
+def colour_ratios(images: Tensor) -> Tensor:
+    """[N, 3, S, S] RGB in 0 to 1 -> log(red / green) and log(blue / green): what a change of light leaves alone."""
+    # An image that training put noise on may go below 0, where there is no ratio.
+    red, green, blue = torch.log(images.clamp_min(0) + DARK).unbind(dim=1)
+    return torch.stack([red - green, blue - green], dim=1)
 
 
 def opponent_colours(images: Tensor) -> Tensor:

@@ -21,16 +21,35 @@ def grating(angle: float, wavelength: float, size: int = 128) -> Tensor:
     return wave.expand(1, 3, -1, -1)
 
 
+def described(images: Tensor) -> list[dict[str, Tensor]]:
+    """What a picture's cells say, a dictionary a scale and one for colour: [N, T, fold * fold, channels] each."""
+    bank = FilterBank(images.shape[-1])
+    # A token is `fold` x `fold` cells of `cell_width` channels, channel by channel.
+    cells = bank(images).unflatten(2, (bank.cell_width, bank.fold**2)).transpose(2, 3)
+    found, start = [], 0
+
+    def take(names: dict[str, int]) -> dict[str, Tensor]:
+        nonlocal start
+        taken = {}
+        for name, width in names.items():
+            taken[name] = cells[..., start : start + width]
+            start += width
+        return taken
+
+    for scale in range(SCALES):
+        names = {"energy": ORIENTATIONS, "contrast": 1, "colours": 2, "highest": 1}
+        names |= {"bright": 1, "dark": 1} if scale in FilterBank.LINE_SCALES else {}
+        names |= {"lightest": 1, "darkest": 1} if scale in FilterBank.EXTREME_SCALES else {}
+        found.append(take(names))
+    found.append(take({"difference": 3, "ratios": 2, "mean": 3}))
+    assert start == bank.cell_width
+    return found
+
+
 def energies(images: Tensor) -> Tensor:
     """[scales, orientations] mean energy of the oriented filters, before the logarithm."""
-    bank = FilterBank(images.shape[-1])
-    tokens = bank(images)
-    # A token is `fold` x `fold` cells of `cell_width` channels, channel by channel.
-    cells = tokens.unflatten(2, (bank.cell_width, bank.fold**2)).mean(dim=(0, 1, 3))
-    # A scale: energies, contrast, and where colours count two more; the mean colour is last.
-    widths = [ORIENTATIONS + (3 if scale in bank.COLOUR_SCALES else 1) for scale in range(SCALES)]
-    *scales, _ = cells.split([*widths, 3])
-    return torch.stack([scale[:ORIENTATIONS] for scale in scales]).exp() - EPSILON
+    scales = described(images)[:SCALES]
+    return torch.stack([scale["energy"].mean(dim=(0, 1, 2)) for scale in scales]).exp() - EPSILON
 
 
 @pytest.mark.parametrize("orientation", range(ORIENTATIONS))
@@ -54,13 +73,54 @@ def test_filters_have_no_mean_and_one_energy() -> None:
 def test_an_even_picture_gives_the_floor_and_its_colour() -> None:
     colour = torch.tensor([0.2, 0.5, 0.8])
     images = colour.reshape(1, 3, 1, 1).expand(1, 3, 128, 128)
-    bank = FilterBank(128)
-    cells = bank(images).unflatten(2, (bank.cell_width, bank.fold**2)).mean(dim=3)[0]
-    torch.testing.assert_close(cells, cells[:1].expand_as(cells), msg="all tokens are the same")
+    *scales, colours = described(images)
     luminance = 0.299 * 0.2 + 0.587 * 0.5 + 0.114 * 0.8
-    torch.testing.assert_close(cells[0, -3:], torch.tensor([luminance, -0.15, 0.225]))
     floor = math.log(EPSILON)
-    assert (cells[0, :-3] - floor).abs().max() < 0.02
+    for scale in scales:
+        for name, values in scale.items():
+            level = luminance if name in ("lightest", "darkest") else floor
+            assert (values - level).abs().max() < 0.02, name
+    for name, expected in (
+        ("mean", [luminance, -0.15, 0.225]),
+        ("difference", [0.0, 0.0, 0.0]),
+        ("ratios", [math.log(0.22 / 0.52), math.log(0.82 / 0.52)]),
+    ):
+        torch.testing.assert_close(colours[name], torch.tensor(expected).expand_as(colours[name]), msg=name)
+
+
+def test_a_thin_line_tells_bright_from_dark() -> None:
+    images = torch.full((2, 3, 128, 128), 0.5)
+    images[0, :, :, 64:66], images[1, :, :, 64:66] = 0.9, 0.1
+    for scale in described(images)[:2]:
+        bright, dark = (scale[name].amax(dim=(1, 2, 3)) for name in ("bright", "dark"))
+        # Each line has side lobes of the other sign, which are weaker.
+        assert bright[0] > dark[0] + 0.3
+        assert dark[1] > bright[1] + 0.3
+
+
+def test_one_spot_in_a_cell_is_seen_though_its_mean_hides_it() -> None:
+    images = torch.full((1, 3, 128, 128), 0.5)
+    images[0, :, 64:66, 64:66] = 0.0
+    *scales, colours = described(images)
+    assert float(scales[1]["darkest"].min()) < 0.01
+    assert float(scales[1]["lightest"].max()) == pytest.approx(0.5)
+    assert float((colours["mean"][..., 0] - 0.5).abs().max()) < 0.04
+
+
+def test_colour_ratios_leave_light_alone() -> None:
+    images = torch.rand(1, 3, 64, 64) * 0.4 + 0.3
+    *_, before = described(images)
+    *_, after = described(images * 1.3)
+    *_, tinted = described(images * torch.tensor([1.3, 1.0, 1.0]).reshape(1, 3, 1, 1))
+    light = (after["ratios"] - before["ratios"]).abs().max()
+    tint = (tinted["ratios"] - before["ratios"])[..., 0]
+    assert light < 0.02
+    assert tint.min() > 0.2
+
+
+def test_an_image_with_noise_below_zero_gives_numbers() -> None:
+    images = torch.rand(1, 3, 64, 64) * 4 - 2
+    assert torch.isfinite(FilterBank(64)(images)).all()
 
 
 def test_grey_has_no_colour() -> None:

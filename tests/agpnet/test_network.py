@@ -8,7 +8,16 @@ import torch.nn.functional as F
 
 from agpnet.backbones import FilterBank
 from agpnet.backbones.base import Features
-from agpnet.network import AGPNet, Attention, Decoder, combine_layers, default_decoder_width, gaussian_kernel
+from agpnet.config import ResidualScale
+from agpnet.network import (
+    AGPNet,
+    Attention,
+    Decoder,
+    combine_layers,
+    default_decoder_width,
+    gaussian_kernel,
+    ridge,
+)
 
 
 def make_network(blur_sigma: float = 4.0) -> AGPNet:
@@ -117,3 +126,81 @@ def test_the_backbone_stays_in_evaluation_mode_and_frozen() -> None:
 def test_a_width_that_heads_do_not_divide() -> None:
     with pytest.raises(ValueError, match="no multiple of decoder_heads"):
         AGPNet(FilterBank(64), decoder_width=25, decoder_heads=3)
+
+
+def with_residuals(kind: ResidualScale) -> AGPNet:
+    torch.manual_seed(0)
+    backbone = FilterBank(64)
+    return AGPNet(
+        backbone, decoder_width=24, decoder_heads=3, decoder_blocks=1, blur_sigma=0, residual_scale=kind
+    ).eval()
+
+
+@pytest.mark.parametrize("kind", ["channel", "rebuilt"])
+def test_good_differences_are_brought_to_one_size_in_every_channel(kind: ResidualScale) -> None:
+    network = with_residuals(kind)
+    spread = torch.linspace(0.01, 3, network.backbone.width)
+    targets = [torch.randn(4, 16, network.backbone.width) * spread for _ in range(8)]
+    network.fit_residuals(targets)
+    with torch.no_grad():
+        rebuilt = [network.decoder(target) for target in targets]
+        score, _ = network.judge(targets[0], rebuilt[0])
+        spreads = network.residual_bias
+        if kind == "rebuilt":
+            spreads = torch.cat([r @ network.residual_weight for r in rebuilt]) + network.residual_bias
+        squares = torch.cat([(t - r).square() for t, r in zip(targets, rebuilt, strict=True)])
+        scaled = (squares / spreads.exp()).mean(dim=(0, 1))
+    torch.testing.assert_close(scaled, torch.ones_like(scaled), rtol=1e-3, atol=1e-3)
+    # The distance of a good token is then about the root of the number of channels.
+    assert float(score.mean()) == pytest.approx(network.backbone.width**0.5, rel=0.3)
+
+
+def test_the_spread_is_foretold_from_what_was_rebuilt() -> None:
+    """Two kinds of tokens, one rebuilt ten times worse than the other: the same difference says more on the other."""
+    network = with_residuals("rebuilt")
+    width = network.backbone.width
+    kind = torch.tensor([1.0, -1.0]).repeat(8).reshape(1, 16, 1).expand(400, -1, -1)
+    base = kind * torch.randn(width)
+    noise = torch.randn(400, 16, width) * torch.where(kind > 0, 1.0, 0.1)
+
+    class Known(torch.nn.Module):
+        """Rebuilds each token as its kind."""
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return base[: len(tokens)]
+
+    network.decoder = Known()  # type: ignore[assignment]
+    network.fit_residuals([base + noise])
+    lift = torch.full((1, 16, width), 0.5)
+    squares = lift.square() * torch.exp(-(base[:1] @ network.residual_weight + network.residual_bias))
+    worse, better = squares[0][kind[0, :, 0] > 0].mean(), squares[0][kind[0, :, 0] < 0].mean()
+    assert 50 < better / worse < 200
+    assert float(worse) == pytest.approx(0.25, rel=0.35), "ridge regression shrinks it a little"
+    # Beyond anything seen, the prediction goes no further than on good images.
+    assert float((base[:1] * 50 @ network.residual_weight + network.residual_bias).max()) > float(
+        network.residual_highest.max()
+    )
+    with torch.no_grad():
+        far = network.judge(base[:1] * 50 + 10, base[:1] * 50)[0]
+    assert float(far) > 10 * width**0.5 * 0.9
+
+
+def test_off_is_the_papers_plain_distance() -> None:
+    network = with_residuals("off")
+    before = {name for name, _ in network.named_buffers()}
+    network.fit_residuals([torch.randn(2, 16, network.backbone.width)])
+    assert not any("residual" in name for name in before)
+
+
+def test_ridge_is_scikit_learns() -> None:
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    torch.manual_seed(1)
+    x, y = torch.randn(200, 5).double() * torch.tensor([1, 2, 3, 4, 5]) + 7, torch.randn(200, 3).double()
+    weight, bias = ridge(x, y, 0.3)
+    scaler = StandardScaler().fit(x.numpy())
+    scaler.scale_ = x.std(dim=0).numpy()  # torch's spread divides by n - 1.
+    theirs = Ridge(alpha=0.3 * len(x)).fit(scaler.transform(x.numpy()), y.numpy())
+    expected = torch.from_numpy(theirs.predict(scaler.transform(x.numpy())))
+    torch.testing.assert_close(x @ weight + bias, expected)
