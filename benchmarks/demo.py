@@ -41,7 +41,7 @@ from export.onnx_export import export_run
 
 MARKER = "demo.json"
 FORMAT = "agp-edge-demo"
-STEPS = 400
+STEPS = 800
 COUNTS = SampleCounts(train=320)
 """Enough good images that 32 are left for the gate and 32 for the threshold."""
 VIDEO_FPS = 10.0

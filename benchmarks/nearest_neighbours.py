@@ -1,6 +1,6 @@
 """AGPNet against nearest neighbours over the same features, and its accuracy against training time.
 
-    python -m benchmarks.nearest_neighbours DATA OUT.json --seeds 3 --steps 300 --jobs 2
+    python -m benchmarks.nearest_neighbours DATA OUT.json --seeds 3 --steps 600 --jobs 2
     python -m benchmarks.nearest_neighbours DATA OUT.json --steps-list 50,100,200,400 --threads 2
 
 The baseline is PatchCore (Roth et al. 2022) without its coreset: a memory of every token of the good images, and for a token of

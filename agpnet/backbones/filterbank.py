@@ -4,8 +4,6 @@ Oriented quadrature filters (Gabor pairs; Daugman, 1985) over a pyramid of the l
 by orientation and scale. Beside them stand what a mean over a cell hides (its brightest and its darkest spot, its
 strongest bright and dark line), its colour as ratios, which a change of light leaves alone, and how it differs from
 its surroundings. Energies are compressed by a logarithm, as contrast is multiplicative.
-
-What each group is worth is measured in docs/backbones.md.
 """
 
 from __future__ import annotations
