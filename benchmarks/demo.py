@@ -310,7 +310,10 @@ class _Chain:
 
 
 def write_video(samples: Sequence[Sample], path: Path, fps: float = VIDEO_FPS) -> None:
-    """Encode images as Motion JPEG, which is what many cameras send.
+    """Encode images as FFV1, without loss.
+
+    A network learns the frames of its camera, with whatever the camera's compression does to them. The sample images
+    are uncompressed, and the same parts as Motion JPEG would be another camera's.
 
     Args:
         samples: images of one size.
@@ -324,11 +327,10 @@ def write_video(samples: Sequence[Sample], path: Path, fps: float = VIDEO_FPS) -
     height, width = read_image(samples[0].path).shape[:2]
     writer = cv2.VideoWriter(
         str(path),
-        cv2.CAP_OPENCV_MJPEG,
-        cv2.VideoWriter_fourcc(*"MJPG"),
+        cv2.CAP_FFMPEG,
+        cv2.VideoWriter_fourcc(*"FFV1"),
         fps,
         (width, height),
-        [cv2.VIDEOWRITER_PROP_QUALITY, 95],
     )
     if not writer.isOpened():
         raise InputError(f"cannot write the video {path}", "give a folder that this user can write")
