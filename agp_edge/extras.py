@@ -25,3 +25,20 @@ def import_extra(package: str, extra: str, purpose: str) -> Any:
 def import_cv2(purpose: str) -> Any:
     """OpenCV, from the `camera` extra or from JetPack."""
     return import_extra("cv2", "camera", purpose)
+
+
+CV2_SILENT = 0
+"""OpenCV's number of the log level that prints nothing, in every version."""
+
+
+def set_cv2_log_level(cv2: Any, level: int) -> int:
+    """Set how much OpenCV prints to stderr on its own; give the level before.
+
+    Args:
+        cv2: the module.
+        level: `CV2_SILENT`, or what an earlier call gave.
+    """
+    # OpenCV 4.8 has it at the top, 5 in a module of its own.
+    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+    before: int = set_level(level)
+    return before

@@ -11,13 +11,12 @@ from agp_edge.datasets.base import Dataset
 from agp_edge.errors import InputError
 from agp_edge.files import write_bytes
 from agp_edge.progress import Progress, silent
-from agpnet.backbones import make_backbone
+from agpnet.backbones import backbone_sha256, make_backbone
 from agpnet.config import Config
 from agpnet.study import (
     Row,
     Study,
     Task,
-    backbone_sha256,
     choose_classes,
     describe_length,
     read_study,

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agp_edge.datasets.findings import some
 from agp_edge.errors import ArtefactError, DiskFullError, InputError
 from agp_edge.files import atomic_path, read_json, sha256_file, write_json
 from agpnet.run import CHECKPOINTS
@@ -289,16 +290,12 @@ def _different_images(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]
     gone = [name for digest, name in then if digest not in after]
     found = []
     if new:
-        found.append(f"{len(new)} of the images to learn from are new ({_few(new)})")
+        found.append(f"{len(new)} of the images to learn from are new ({some(new)})")
     if gone:
-        found.append(f"{len(gone)} are gone or changed ({_few(gone)})")
+        found.append(f"{len(gone)} are gone or changed ({some(gone)})")
     if not found and [digest for digest, _ in then] != [digest for digest, _ in now]:
         found.append("the images have other names or copies, and with them another order")
     return found
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _short(value: Any) -> str:

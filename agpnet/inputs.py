@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agp_edge.datasets.base import Sample
+from agp_edge.datasets.findings import some
 from agp_edge.datasets.images import read_image
 from agp_edge.errors import InputError
 from agp_edge.frame import FrameSpec
@@ -76,16 +77,6 @@ def frames_by_class(classes: Sequence[str], sizes: Sequence[tuple[int, int]]) ->
     }
 
 
-def read_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """(width, height) of images that are only held out: they have to be readable, too, and of the same size.
-
-    Raises:
-        InputError: an image cannot be read.
-    """
-    shapes = [read_image(sample.path).shape for sample in samples]
-    return [(shape[1], shape[0]) for shape in shapes]
-
-
 def check_inputs(images: Tensor, samples: Sequence[Sample]) -> list[str]:
     """What is suspicious about the images, in words.
 
@@ -104,18 +95,18 @@ def check_inputs(images: Tensor, samples: Sequence[Sample]) -> list[str]:
         brightness = float(images.mean())
         what = "black" if brightness == 0 else "of one flat colour each"
         raise InputError(
-            f"{_all(n)} {what} ({_few(flat)}): there is nothing to learn from",
+            f"{_all(n)} {what} ({some(flat)}): there is nothing to learn from",
             "look at the camera's exposure and lens cap, and collect them again",
         )
     copies = Counter(image.numpy().tobytes() for image in images)
     if n > 1 and len(copies) == 1:
         raise InputError(
-            f"all {n} good images are the same picture ({_few([s.name for s in samples])})",
+            f"all {n} good images are the same picture ({some([s.name for s in samples])})",
             "collect different parts, or several views of one: agp-edge capture --camera 0 --out DATA",
         )
     warnings = []
     if flat:
-        warnings.append(f"{len(flat)} of {n} good images show one flat colour and nothing else: {_few(flat)}")
+        warnings.append(f"{len(flat)} of {n} good images show one flat colour and nothing else: {some(flat)}")
     if n - len(copies) > COPIES_SHARE * n:
         warnings.append(
             f"only {len(copies)} of {n} good images differ, the others are copies of them: what is learned from so few "
@@ -126,7 +117,3 @@ def check_inputs(images: Tensor, samples: Sequence[Sample]) -> list[str]:
 
 def _all(n: int) -> str:
     return "the only good image is" if n == 1 else f"all {n} good images are"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

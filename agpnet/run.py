@@ -76,6 +76,13 @@ class RunRecord:
     shots: dict[str, list[str]] = field(default_factory=dict)
     suspects: list[Suspect] = field(default_factory=list)
 
+    def describe(self, path: Path) -> str:
+        """What a user is told of the run in the folder `path`, in one line."""
+        return (
+            f"{path}: {self.step} steps in {self.seconds:.0f} s on {len(self.trained)} good images, "
+            f"{len(self.held_out)} held out"
+        )
+
     def describe_suspects(self) -> str | None:
         """What a user should look at among the good images, in words; None where nothing stands out."""
         if not self.suspects:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agp_edge.datasets import content_hashes
 from agp_edge.datasets.base import Dataset, Sample
+from agp_edge.datasets.check import MAX_HELD_OUT_SHARE, MIN_UNSEEN
 from agp_edge.errors import InputError
+from agp_edge.files import sha256_bytes
 from agpnet.config import Config
 
-MIN_HELD_OUT = 32
-"""Sixteen frames for the gate, sixteen for the threshold: fewer and the gate can say nothing."""
-MAX_HELD_OUT_SHARE = 0.4
 MIN_TRAINED = 2
 
 
@@ -93,12 +91,12 @@ def _select_shots(dataset: Dataset, config: Config) -> Selection:
 def choose_held_out(hashes: Sequence[str], share: float) -> set[str]:
     """The hashes of good images that training leaves out: the smallest ones, so that the choice follows the content.
 
-    At least `MIN_HELD_OUT`, since gate and threshold need them, but never more than 40 % of a small set.
+    At least `MIN_UNSEEN`, since gate and threshold need them, but never more than 40 % of a small set.
     """
     ordered = sorted(set(hashes))
     if share == 0:
         return set()
-    wanted = max(math.ceil(share * len(ordered)), MIN_HELD_OUT)
+    wanted = max(math.ceil(share * len(ordered)), MIN_UNSEEN)
     return set(ordered[: min(wanted, int(MAX_HELD_OUT_SHARE * len(ordered)))])
 
 
@@ -112,7 +110,7 @@ def choose_shots(hashes: Sequence[str], shots: int, seed: int) -> list[str]:
     """
 
     def rank(digest: str) -> str:
-        return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
+        return sha256_bytes(f"{seed}:{digest}".encode())
 
     return sorted(set(hashes), key=rank)[:shots]
 
@@ -125,7 +123,7 @@ def describe_too_few(n: int, share: float, shots: int = 0) -> str | None:
         share: of them that training leaves out; with 0 they come from elsewhere.
         shots: images that a few-shot training takes; it leaves none out, and the others are there for the gate.
     """
-    enough = math.ceil(MIN_HELD_OUT / MAX_HELD_OUT_SHARE)
+    enough = math.ceil(MIN_UNSEEN / MAX_HELD_OUT_SHARE)
     if shots or share == 0 or n >= enough:
         return None
     held_out = int(MAX_HELD_OUT_SHARE * n)

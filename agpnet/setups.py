@@ -40,10 +40,7 @@ class ClassRuns:
 
     def describe(self) -> str:
         """A line for each class."""
-        lines = [
-            f"{self.out / name}: {r.step} steps in {r.seconds:.0f} s on {len(r.trained)} good images, {len(r.held_out)} held out"
-            for name, r in self.runs.items()
-        ]
+        lines = [record.describe(self.out / name) for name, record in self.runs.items()]
         return "\n".join([*lines, *(f"{name}: failed: {e.what}" for name, e in self.failed.items())])
 
     def check(self) -> None:

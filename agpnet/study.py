@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from agp_edge.datasets import content_hashes
 from agp_edge.datasets.base import Dataset, Sample
@@ -256,17 +255,6 @@ def part(evaluation: Evaluation, seconds: float) -> dict[str, Any]:
 def describe_length(config: Config) -> str:
     """How long a training is, as in `300 steps`."""
     return f"{config.epochs} epochs" if config.epochs else f"{config.steps} steps"
-
-
-def backbone_sha256(backbone: object) -> str:
-    """Hash of a backbone's weights and filters: a folder or an id may name other ones tomorrow."""
-    module = cast(nn.Module, backbone)
-    named = [*module.named_parameters(), *module.named_buffers()]
-    parts = [
-        f"{name} {sha256_bytes(tensor.detach().cpu().contiguous().numpy().tobytes())}"
-        for name, tensor in named
-    ]
-    return sha256_bytes("\n".join(sorted(parts)).encode())
 
 
 def choose_classes(dataset: Dataset, names: Sequence[str] = ()) -> list[Dataset]:

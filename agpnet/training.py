@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agp_edge.datasets.base import Dataset
-from agp_edge.datasets.check import one_size
+from agp_edge.datasets.check import one_size, read_sizes
 from agp_edge.errors import DivergedError, InputError
 from agp_edge.frame import ANY_SIZE
 from agp_edge.progress import Progress, silent
+from agpnet.backbones import backbone_sha256
 from agpnet.checkpoint import Checkpoint, Checkpoints, Every, Note, State, describe_differences
 from agpnet.config import Config, resolve
 from agpnet.device import choose_device
-from agpnet.inputs import check_inputs, frames_by_class, read_inputs, read_sizes
+from agpnet.inputs import check_inputs, frames_by_class, read_inputs
 from agpnet.interrupts import deferred_interrupts
 from agpnet.network import AGPNet
 from agpnet.robust import Suspect
@@ -85,7 +85,8 @@ def train(
         "config": config.to_dict(),
         "classes": [data.name for data in dataset.classes],
         "images": [[h, sample.name] for h, sample in zip(selection.hashes, selection.samples, strict=True)],
-        "backbone": _fingerprint(network),
+        # What is gone on with has to see with the same eyes.
+        "backbone": backbone_sha256(network.backbone),
     }
     checkpoint = checkpoints.newest(note) if resume else None
     if checkpoint is not None:
@@ -239,16 +240,6 @@ def seeded_network(config: Config) -> AGPNet:
         return build_network(config)
 
 
-def _fingerprint(network: AGPNet) -> str:
-    """A hash of the frozen backbone: what is gone on with has to see with the same eyes."""
-    backbone = cast(nn.Module, network.backbone)
-    digest = hashlib.sha256(json.dumps(network.backbone.describe(), sort_keys=True, default=str).encode())
-    for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _made_by() -> dict[str, Any]:
     return {**versions(), "threads": torch.get_num_threads()}
 
@@ -324,6 +315,7 @@ def _read(
     """Read the images, look at them, and begin the record of the run."""
     read = read_inputs(selection.samples, input_size, reading)
     held_out = [sample for _, sample in selection.held_out]
+    # What is only held out has to be readable, too, and of the same size.
     sizes = [*read.sizes, *read_sizes(held_out)]
     classes = [*selection.classes, *(name for name, _ in selection.held_out)]
     for warning in check_inputs(read.images, selection.samples):

@@ -10,7 +10,6 @@ test is without them, and without those of the largest share for every share, so
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import zlib
@@ -21,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from agp_edge.cli.console import run_command
+from agp_edge.cli.network import parse_settings
 from agp_edge.datasets import content_hashes, load_dataset
 from agp_edge.datasets.base import GOOD, ClassData, Dataset
-from agp_edge.errors import AgpEdgeError, InputError
+from agp_edge.errors import InputError
 from agp_edge.evaluation import evaluate
-from agpnet.backbones import make_backbone
+from agpnet.backbones import backbone_sha256, make_backbone
 from agpnet.config import Config, config_from_dict, make_config
 from agpnet.run import load_run, open_run
 from agpnet.study import (
@@ -33,13 +34,13 @@ from agpnet.study import (
     Row,
     Study,
     Task,
-    backbone_sha256,
     choose_classes,
     describe_length,
     part,
     train_task,
 )
 from agpnet.study_table import describe_intervals, difference_rows, markdown, summarise, value_rows
+from benchmarks.study_command import study_parser, tell_progress
 
 SHARES = (0.0, 0.05, 0.1)
 OFF = "off"
@@ -162,12 +163,8 @@ def run_contamination(
             + "."
         )
     )
-    study.run(rows, title, train_and_look, jobs=jobs, progress=_tell)
+    study.run(rows, title, train_and_look, jobs=jobs, progress=tell_progress)
     return study.document
-
-
-def _tell(done: int, total: int, note: str = "") -> None:
-    print(f"{done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
 def describe(document: dict[str, Any]) -> str:
@@ -224,26 +221,15 @@ def parse_arm(text: str) -> tuple[str, dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; the exit code."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.contamination", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("data", type=Path, help="data set with labelled test images")
-    parser.add_argument("out", type=Path, metavar="OUT.json", help="gone on with where it is there")
-    parser.add_argument("--backbone", default="filterbank")
-    parser.add_argument("--classes", nargs="+", default=[])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of a training; the backbone's own number by default")
+    parser = study_parser("contamination", __doc__)
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help="of bad images, from 0")
     parser.add_argument("--off", type=json.loads, default={"robust": "off"}, metavar="JSON")
     parser.add_argument("--on", action="append", default=[], metavar="[NAME=]JSON", help="repeatable")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=JSON")
     given = parser.parse_args(arguments)
-    settings = {
-        name: json.loads(value) for name, _, value in (text.partition("=") for text in given.settings)
-    }
-    try:
+
+    def work(**_: object) -> None:
+        settings = parse_settings(given.settings)
         document = run_contamination(
             choose_classes(load_dataset(given.data), given.classes),
             make_config(backbone=given.backbone, steps=given.steps, **settings),
@@ -254,11 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seeds=given.seeds,
             jobs=given.jobs,
         )
-    except AgpEdgeError as error:
-        print(f"error: {error.what}\n  {error.hint}", file=sys.stderr)
-        return error.exit_code
-    print(describe(document))
-    return 0
+        print(describe(document))
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

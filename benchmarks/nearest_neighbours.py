@@ -12,8 +12,6 @@ AGPNet holds out for its threshold.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -27,20 +25,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agp_edge.cli.console import run_command
+from agp_edge.cli.network import parse_settings
 from agp_edge.datasets import content_hashes, load_dataset
 from agp_edge.datasets.base import Dataset, Sample
 from agp_edge.datasets.images import read_frame
 from agp_edge.engines.base import Inference, Session
-from agp_edge.errors import AgpEdgeError
 from agp_edge.evaluation import evaluate
 from agp_edge.frame import FrameSpec
-from agpnet.backbones import make_backbone
+from agpnet.backbones import backbone_sha256, make_backbone
 from agpnet.config import Config, make_config
 from agpnet.front import FrameFront
 from agpnet.network import AGPNet
 from agpnet.run import RunRecord, load_run, open_run
-from agpnet.study import AGPNET, Row, Study, Task, backbone_sha256, choose_classes, part, train_task
+from agpnet.study import AGPNET, Row, Study, Task, choose_classes, part, train_task
 from agpnet.study_table import class_rows, describe_intervals, difference_rows, markdown, summarise
+from benchmarks.study_command import study_parser, tell_progress
 
 VARIANTS = {
     "plain-trained": "plain, as trained on",
@@ -260,12 +260,8 @@ def run_comparison(
         )
         + (", PatchCore's weight of the score." if reweight else ".")
     )
-    study.run(rows, title, compare, jobs=jobs, progress=_tell)
+    study.run(rows, title, compare, jobs=jobs, progress=tell_progress)
     return study.document
-
-
-def _tell(done: int, total: int, note: str = "") -> None:
-    print(f"{done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
 def describe(document: dict[str, Any]) -> str:
@@ -294,16 +290,7 @@ def describe(document: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; the exit code."""
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.nearest_neighbours", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("data", type=Path, help="data set with labelled test images")
-    parser.add_argument("out", type=Path, metavar="OUT.json", help="gone on with where it is there")
-    parser.add_argument("--backbone", default="filterbank")
-    parser.add_argument("--classes", nargs="+", default=[])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of a training; the backbone's own number by default")
+    parser = study_parser("nearest_neighbours", __doc__)
     parser.add_argument("--steps-list", help="several lengths, as in 50,100,200: accuracy against time")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--reweight", action="store_true", help="PatchCore's weight of the score")
@@ -312,13 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=1, help="of a training; times are honest with --jobs 1"
     )
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=JSON")
     given = parser.parse_args(arguments)
-    settings = {
-        name: json.loads(value) for name, _, value in (text.partition("=") for text in given.settings)
-    }
-    try:
-        config = make_config(backbone=given.backbone, **settings)
+
+    def work(**_: object) -> None:
+        config = make_config(backbone=given.backbone, **parse_settings(given.settings))
         lengths = [int(n) for n in given.steps_list.split(",")] if given.steps_list else []
         document = run_comparison(
             choose_classes(load_dataset(given.data), given.classes),
@@ -332,11 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jobs=given.jobs,
             threads=given.threads,
         )
-    except AgpEdgeError as error:
-        print(f"error: {error.what}\n  {error.hint}", file=sys.stderr)
-        return error.exit_code
-    print(describe(document))
-    return 0
+        print(describe(document))
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

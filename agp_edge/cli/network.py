@@ -152,10 +152,7 @@ def train(
     suspects = record.describe_suspects()
     if suspects is not None:
         note(suspects)
-    say(
-        f"{out}: {record.step} steps in {record.seconds:.0f} s on {len(record.trained)} good images, {len(record.held_out)} held out",
-        json,
-    )
+    say(record.describe(out), json)
     write_json_result(json, describe_run(out, record))
 
 

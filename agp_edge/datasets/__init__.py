@@ -17,7 +17,7 @@ from agp_edge.datasets import (
     visa_1cls,
 )
 from agp_edge.datasets.base import GOOD, ClassData, Dataset, Sample
-from agp_edge.datasets.check import check_dataset, content_hashes, require_one_size
+from agp_edge.datasets.check import check_dataset, content_hashes
 from agp_edge.datasets.findings import Finding
 from agp_edge.datasets.pairing import subfolders
 from agp_edge.errors import InputError
@@ -32,7 +32,6 @@ __all__ = [
     "check_dataset",
     "content_hashes",
     "load_dataset",
-    "require_one_size",
 ]
 
 # MVTec-AD's tree is a part of several others, so those are looked for before it. The plain folder takes any image.

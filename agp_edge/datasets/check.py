@@ -21,7 +21,7 @@ from agp_edge.progress import Progress, silent
 SizeWH = tuple[int, int]
 
 MIN_UNSEEN = 32
-"""Good images that a network never saw: sixteen for the gate, sixteen for the threshold."""
+"""Good images that a network never saw: sixteen for the gate, which can say nothing of fewer, sixteen for the threshold."""
 MAX_HELD_OUT_SHARE = 0.4
 """Of the images to learn from no more are held out for that."""
 
@@ -216,20 +216,15 @@ def content_hashes(samples: Iterable[Sample]) -> list[str]:
     return hashes
 
 
-def require_one_size(samples: Sequence[Sample], progress: Progress = silent) -> SizeWH:
-    """The (width, height) that all samples have.
-
-    It decodes them all: who decodes them anyway calls `one_size` with what was seen.
+def read_sizes(samples: Iterable[Sample]) -> list[SizeWH]:
+    """The (width, height) of each sample. It decodes them all, so that each is known to be readable.
 
     Raises:
-        InputError: there are none, one cannot be read, or they differ.
+        InputError: one cannot be read.
+        MissingExtraError: OpenCV is not installed.
     """
-    sizes = []
-    for i, sample in enumerate(samples):
-        height, width = read_image(sample.path).shape[:2]
-        sizes.append((width, height))
-        progress(i + 1, len(samples))
-    return one_size(sizes, [sample.name for sample in samples])
+    shapes = [read_image(sample.path).shape for sample in samples]
+    return [(width, height) for height, width, _ in shapes]
 
 
 def one_size(sizes: Sequence[SizeWH], names: Sequence[str]) -> SizeWH:

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from agp_edge.datasets.base import Sample
 from agp_edge.datasets.orientation import exif_orientation, is_tiff, tiff_samples, turn_upright
 from agp_edge.errors import InputError
-from agp_edge.extras import import_cv2
+from agp_edge.extras import CV2_SILENT, import_cv2, set_cv2_log_level
 from agp_edge.files import write_bytes
 from agp_edge.frame import FrameSpec
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What counts as an image among the files of a folder, in lower case."""
-LOG_LEVEL_SILENT = 0
-"""OpenCV's number for it in every version."""
 
 
 def read_image(path: Path, *, mono: bool = False) -> NDArray[np.uint8]:
@@ -175,13 +173,11 @@ def _cut_off(data: bytes) -> bool:
 @contextlib.contextmanager
 def _quiet(cv2: Any) -> Iterator[None]:
     """OpenCV's own complaints about a file would stand before the one line that names it."""
-    # OpenCV 4.8 has it at the top, 5 in a module of its own.
-    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
-    before = set_level(LOG_LEVEL_SILENT)
+    before = set_cv2_log_level(cv2, CV2_SILENT)
     try:
         yield
     finally:
-        set_level(before)
+        set_cv2_log_level(cv2, before)
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:

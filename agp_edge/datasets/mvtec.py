@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from agp_edge.datasets.base import GOOD, ClassData
-from agp_edge.datasets.pairing import class_folders, find_samples, masks_by_stem, subfolders
+from agp_edge.datasets.pairing import Masks, class_folders, find_samples, masks_by_stem, subfolders
 
 LOOKS_FOR = "train/good"
 MASKS = "ground_truth"
@@ -27,8 +28,14 @@ def is_class(folder: Path) -> bool:
     return any((folder / part / GOOD).is_dir() for part in ("train", "test"))
 
 
-def read_class(folder: Path, root: Path) -> ClassData:
-    """One class; its samples are named relative to `root`."""
+def read_class(folder: Path, root: Path, masks_of: Callable[[Path], Masks] = masks_by_stem) -> ClassData:
+    """One class.
+
+    Args:
+        folder: its folder.
+        root: what its samples are named relative to.
+        masks_of: finds the masks in the folder of one kind of defect.
+    """
     masks = folder / MASKS
     return ClassData(
         name=folder.name,
@@ -37,7 +44,7 @@ def read_class(folder: Path, root: Path) -> ClassData:
         test=[
             sample
             for label in subfolders(folder / "test")
-            for sample in find_samples(label, root, label=label.name, masks=masks_by_stem(masks / label.name))
+            for sample in find_samples(label, root, label=label.name, masks=masks_of(masks / label.name))
         ],
         folder=folder,
         mask_folders=(masks,),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from agp_edge.errors import SourceLostError
-from agp_edge.extras import import_cv2
+from agp_edge.extras import CV2_SILENT, import_cv2, set_cv2_log_level
 from agp_edge.sources.base import Frame, Source
 
 
@@ -38,7 +38,7 @@ class OpenCvSource(Source):
         # FFmpeg and OpenCV print to stderr on their own; what matters of it comes back as an error of ours.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2 = import_cv2("reading cameras and videos")
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        set_cv2_log_level(cv2, CV2_SILENT)
         self.close()
         self._capture = self._connect(cv2)
         if not self.live:

@@ -8,6 +8,7 @@ from typing import Any
 from agpnet.backbones.base import Backbone, Features
 from agpnet.backbones.convolutional import ConvolutionalBackbone
 from agpnet.backbones.filterbank import FilterBank
+from agpnet.backbones.identity import backbone_sha256
 from agpnet.backbones.pretrained import PretrainedBackbone, load_model, pixel_statistics
 from agpnet.backbones.transformer import TransformerBackbone
 
@@ -18,6 +19,7 @@ __all__ = [
     "FilterBank",
     "PretrainedBackbone",
     "TransformerBackbone",
+    "backbone_sha256",
     "load_pretrained",
     "make_backbone",
     "restore_backbone",

@@ -81,6 +81,11 @@ def test_a_round_trip_gives_equal_scores(
         np.testing.assert_array_equal(session.infer(frames).score, before.score)
 
 
+def test_a_run_is_told_in_one_line(trained_run: Path) -> None:
+    record = replace(load_run(trained_run)[1], step=30, seconds=12.6, trained=["a", "b"], held_out=["c"])
+    assert record.describe(Path("runs/nut")) == "runs/nut: 30 steps in 13 s on 2 good images, 1 held out"
+
+
 def test_there_is_no_pickle_and_the_log_is_json(trained_run: Path, vit_run: Path) -> None:
     for run in (trained_run, vit_run):
         names = {p.name for p in run.iterdir()} - {"backbone"}

@@ -14,14 +14,12 @@ import torch
 from agp_edge.datasets import load_dataset
 from agp_edge.datasets.base import ClassData, Dataset
 from agp_edge.errors import DivergedError, InputError
-from agpnet.backbones import FilterBank
 from agpnet.config import Config, make_config
 from agpnet.study import (
     AGPNET,
     Row,
     Study,
     Task,
-    backbone_sha256,
     choose_classes,
     read_study,
     train_and_evaluate,
@@ -176,13 +174,6 @@ def test_another_file_is_not_written_over(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError):
         Study(path)
     assert path.read_text() == text
-
-
-def test_the_hash_of_a_backbone_is_of_its_filters() -> None:
-    one, other = FilterBank(64), FilterBank(64)
-    assert backbone_sha256(one) == backbone_sha256(other)
-    other.bank[0, 0, 0, 0] += 1e-3
-    assert backbone_sha256(one) != backbone_sha256(other)
 
 
 def test_classes_are_chosen_by_name_and_must_be_comparable(datasets: list[Dataset]) -> None:

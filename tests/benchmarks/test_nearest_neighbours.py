@@ -126,3 +126,5 @@ def test_it_runs(
 def test_bad_input_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "absent"), str(tmp_path / "out.json")]) == 2
     assert "no data set" in capsys.readouterr().err
+    assert main([str(tmp_path), str(tmp_path / "out.json"), "--set", "steps"]) == 2
+    assert "'steps' is no NAME=VALUE" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agp_edge.datasets import Finding, check_dataset, content_hashes, load_dataset, require_one_size
+from agp_edge.datasets import Finding, check_dataset, content_hashes, load_dataset
+from agp_edge.datasets.check import one_size, read_sizes
 from agp_edge.datasets.images import read_truth, write_png
 from agp_edge.errors import InputError
 from agp_edge.files import sha256_file
@@ -261,12 +262,17 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path, make: object, says: str)
 
 def test_one_size_is_required_and_the_others_are_counted(mvtec: Path) -> None:
     samples = load_dataset(mvtec).classes[0].train
-    assert require_one_size(samples) == (16, 12)
+    names = [sample.name for sample in samples]
+    assert one_size(read_sizes(samples), names) == (16, 12)
     image(samples[1].path, 1, (10, 10))
+    assert read_sizes(samples) == [(16, 12), (10, 10), (16, 12)]
     with pytest.raises(InputError, match=r"2 of 16x12 .*000.png\), 1 of 10x10 .*001.png"):
-        require_one_size(samples)
+        one_size(read_sizes(samples), names)
     with pytest.raises(InputError, match="no images"):
-        require_one_size([])
+        one_size([], [])
+    samples[1].path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"001\.png"):
+        read_sizes(samples)
 
 
 def test_content_hashes_are_those_of_the_files(mvtec: Path) -> None:

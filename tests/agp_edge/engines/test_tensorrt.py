@@ -1,37 +1,24 @@
-"""Real builds through TensorRT-RTX, which needs no GPU for them.
-
-Full TensorRT needs one. What this project does with it is the same code, so that code is run here on
-TensorRT-RTX with its targets hidden; only TensorRT itself stays untested where there is no GPU.
-"""
+"""Real builds through TensorRT-RTX, which needs no GPU for them."""
 
 from __future__ import annotations
 
-import importlib.util
 import signal
-import sys
-import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from agp_edge.engines import Sidecar, get_backend, open_engine
-from agp_edge.engines import tensorrt as builder
+from agp_edge.engines import Sidecar, open_engine
 from agp_edge.engines.base import Backend, BuildOptions
-from agp_edge.engines.gpu import Gpu, probe_gpus
 from agp_edge.engines.sidecar import sidecar_path
-from agp_edge.engines.tensorrt import VARIANTS, Capabilities, choose_targets
 from agp_edge.engines.tensorrt_callbacks import BuildMonitor
-from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError
+from agp_edge.errors import AgpEdgeError, ArtefactError, InputError
 from agp_edge.files import sha256_file, write_json
 from agp_edge.frame import FrameSpec
 
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="tensorrt_rtx is not installed: pip install 'agp-edge[tensorrt-rtx]'",
-)
-NO_GPU = "no NVIDIA driver (here)"
+GiveGpus = Callable[..., None]
 
 
 def write_graph(
@@ -116,34 +103,9 @@ def write_foreign_model(path: Path, operator: str) -> Path:
     return write_graph(path, nodes, initializers, [1, 3, 3, 3], [1, 3, 1])
 
 
-@pytest.fixture
-def rtx() -> Backend:
-    return get_backend("tensorrt-rtx")
-
-
-@pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """TensorRT-RTX in the clothes of full TensorRT: the same module without targets to choose from."""
-    import tensorrt_rtx
-
-    module = types.ModuleType("tensorrt")
-    for key, value in vars(tensorrt_rtx).items():
-        if key != "ComputeCapability":
-            setattr(module, key, value)
-    vars(module)["__version__"] = "10.13.0"
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    return module
-
-
-def give_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: str) -> None:
-    gpus = [Gpu(i, "a GPU", capability) for i, capability in enumerate(capabilities)]
-    monkeypatch.setattr(builder, "probe_gpus", lambda: (gpus, "" if gpus else NO_GPU))
-
-
 # --- ahead of time, without a GPU ------------------------------------------------------------------
 
 
-@needs_rtx
 @pytest.mark.parametrize("targets", [("8.6",), ("7.5", "12.0")], ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_plan_of_every_precision(
@@ -158,12 +120,11 @@ def test_a_plan_of_every_precision(
     assert result.backend_version
 
 
-@needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_without_gpu_and_without_a_choice_it_builds_for_every_usual_target(
-    rtx: Backend, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+    rtx: Backend, tmp_path: Path, precision: str, give_gpus: GiveGpus
 ) -> None:
-    give_gpus(monkeypatch)
+    give_gpus()
     model = write_conv_model(tmp_path / "model.onnx", precision)
     result = rtx.build(model, tmp_path / "plan", BuildOptions())
     built = set(result.device["compute_capabilities"])
@@ -171,16 +132,14 @@ def test_without_gpu_and_without_a_choice_it_builds_for_every_usual_target(
     assert "7.5" not in built
 
 
-@needs_rtx
 def test_with_a_gpu_it_builds_for_that_one(
-    rtx: Backend, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rtx: Backend, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
 ) -> None:
-    give_gpus(monkeypatch, "8.9", "8.6")
+    give_gpus("8.9", "8.6")
     result = rtx.build(tiny_model, tmp_path / "plan", BuildOptions(workspace_mib=64))
     assert result.device["compute_capabilities"] == ["8.9"]
 
 
-@needs_rtx
 @pytest.mark.parametrize("wrong", ["8.7", "9.0", "86", "", "SM86", "8.6 "])
 def test_a_target_that_there_is_not_lists_those_there_are(
     rtx: Backend, tiny_model: Path, tmp_path: Path, wrong: str
@@ -193,21 +152,18 @@ def test_a_target_that_there_is_not_lists_those_there_are(
     assert not (tmp_path / "plan").exists()
 
 
-@needs_rtx
 def test_an_ahead_of_time_build_takes_no_timing_cache(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no --timing-cache") as info:
         rtx.build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=tmp_path / "timing"))
     assert info.value.exit_code == 2
 
 
-@needs_rtx
 @pytest.mark.parametrize("workspace", [0, -5])
 def test_a_workspace_of_nothing(rtx: Backend, tiny_model: Path, tmp_path: Path, workspace: int) -> None:
     with pytest.raises(InputError, match=f"{workspace} MiB"):
         rtx.build(tiny_model, tmp_path / "plan", BuildOptions(workspace_mib=workspace))
 
 
-@needs_rtx
 def test_its_engine_is_refused_by_name_where_it_cannot_run(
     rtx: Backend, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -228,7 +184,6 @@ def test_its_engine_is_refused_by_name_where_it_cannot_run(
 # --- graphs that it refuses ------------------------------------------------------------------------
 
 
-@needs_rtx
 @pytest.mark.parametrize("operator", ["Det", "Unique"])
 def test_an_operator_that_it_lacks_is_named(rtx: Backend, tmp_path: Path, operator: str) -> None:
     model = write_foreign_model(tmp_path / "model.onnx", operator)
@@ -241,7 +196,6 @@ def test_an_operator_that_it_lacks_is_named(rtx: Backend, tmp_path: Path, operat
     assert not (tmp_path / "plan").exists()
 
 
-@needs_rtx
 @pytest.mark.parametrize(
     "data", [b"", b"\x08no ONNX at all" * 50, b"\xff" * 100], ids=["empty", "text", "ones"]
 )
@@ -254,7 +208,6 @@ def test_a_file_that_is_no_graph(rtx: Backend, tmp_path: Path, data: bytes) -> N
     assert not (tmp_path / "plan").exists()
 
 
-@needs_rtx
 def test_a_file_that_is_not_there(rtx: Backend, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"not\.onnx"):
         rtx.build(tmp_path / "not.onnx", tmp_path / "plan", BuildOptions())
@@ -277,7 +230,6 @@ def drop_map(graph: Any) -> None:
     del graph.output[1]
 
 
-@needs_rtx
 @pytest.mark.parametrize("spoil", [rename_score, free_batch, take_float, drop_map])
 def test_a_graph_that_is_none_of_ours(rtx: Backend, tiny_model: Path, tmp_path: Path, spoil: Any) -> None:
     import onnx
@@ -290,211 +242,9 @@ def test_a_graph_that_is_none_of_ours(rtx: Backend, tiny_model: Path, tmp_path: 
     assert "uint8 [N, H, W, C] in" in info.value.hint
 
 
-# --- full TensorRT ---------------------------------------------------------------------------------
-
-
-@needs_rtx
-def test_the_device_is_probed_before_any_tensorrt_object_is_made(
-    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[str] = []
-    for name in ("Builder", "OnnxParser", "Runtime", "ILogger"):
-        monkeypatch.setattr(full, name, lambda *_, name=name: made.append(name))
-    give_gpus(monkeypatch)
-    backend = get_backend("tensorrt")
-    with pytest.raises(ArtefactError, match="no NVIDIA driver") as info:
-        backend.build(tiny_model, tmp_path / "plan", BuildOptions())
-    assert info.value.exit_code == 4
-    assert "no NVIDIA driver" in (backend.unavailable() or "")
-    assert made == []
-
-
-@needs_rtx
-@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
-def test_with_its_gpu_it_builds_and_keeps_its_timings(
-    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_gpus(monkeypatch, "8.7")
-    backend = get_backend("tensorrt")
-    assert backend.unavailable() is None
-    cache = tmp_path / "timing"
-    for _ in range(2):
-        result = backend.build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=cache))
-        assert cache.stat().st_size > 0
-    assert result.device["compute_capabilities"] == ["8.7"]
-    assert result.backend_version == "10.13.0"
-    assert not result.runs_here
-
-
-@needs_rtx
-def test_a_timing_cache_that_cannot_be_read(
-    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_gpus(monkeypatch, "8.7")
-    with pytest.raises(InputError, match="cannot read timing cache"):
-        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=tmp_path))
-
-
-@pytest.mark.parametrize("made", [None, object()], ids=["damaged", "of another GPU"])
-def test_a_timing_cache_that_is_not_taken(tmp_path: Path, made: object) -> None:
-    config: Any = types.SimpleNamespace(
-        create_timing_cache=lambda data: made, set_timing_cache=lambda cache, ignore: False
-    )
-    with pytest.raises(ArtefactError, match="damaged, or of another GPU") as info:
-        builder.load_timing_cache(config, tmp_path / "timing")
-    assert info.value.exit_code == 4
-
-
-@needs_rtx
-def test_without_progress_of_its_own_it_still_builds(
-    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_gpus(monkeypatch, "8.7")
-    monkeypatch.delattr(full, "IProgressMonitor")
-    heard: list[int] = []
-    get_backend("tensorrt").build(
-        tiny_model, tmp_path / "plan", BuildOptions(), lambda done, total, note="": heard.append(done)
-    )
-    assert heard == [0, 100]
-
-
-@needs_rtx
-def test_a_builder_that_gives_null_is_an_error_of_ours(
-    full: types.ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def null(*_: object) -> None:
-        raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    monkeypatch.setattr(full, "Builder", null)
-    give_gpus(monkeypatch, "8.7")
-    with pytest.raises(ArtefactError, match=r"TensorRT 10\.13\.0 does not start"):
-        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions())
-
-
-@pytest.mark.gpu
-@pytest.mark.tensorrt
-def test_full_tensorrt_on_its_gpu(tiny_model: Path, tmp_path: Path) -> None:
-    if reason := get_backend("tensorrt").unavailable():
-        pytest.skip(f"needs TensorRT and a GPU: {reason}")
-    cache = tmp_path / "timing"
-    backend = get_backend("tensorrt")
-    for _ in range(2):
-        result = backend.build(tiny_model, tmp_path / "plan", BuildOptions((), 64, cache))
-    assert (tmp_path / "plan").stat().st_size > 1000
-    assert cache.stat().st_size > 0
-    assert result.device["compute_capabilities"] == [probe_gpus()[0][0].compute_capability]
-    cache.write_bytes(b"no timing cache" * 100)
-    with pytest.raises(ArtefactError, match="timing cache"):
-        backend.build(tiny_model, tmp_path / "plan", BuildOptions((), 64, cache))
-
-
-# --- what is here and what is not ------------------------------------------------------------------
-
-
-@needs_rtx
-def test_rtx_can_build_here(rtx: Backend) -> None:
-    assert rtx.unavailable() is None
-
-
-@pytest.mark.parametrize("name", list(VARIANTS))
-def test_a_module_that_is_not_installed(
-    name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # None in sys.modules is Python's own way to say that a module is not there.
-    monkeypatch.setitem(sys.modules, VARIANTS[name].module, None)
-    backend = get_backend(name)
-    with pytest.raises(InputError, match="not installed") as info:
-        backend.build(tiny_model, tmp_path / "plan", BuildOptions())
-    assert info.value.exit_code == 2
-    assert "pip install" in info.value.hint
-    assert "not installed" in (backend.unavailable() or "")
-
-
-def test_the_extra_of_rtx_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(MissingExtraError, match=r"agp-edge\[tensorrt-rtx\]"):
-        get_backend("tensorrt-rtx").build(Path("m"), Path("p"), BuildOptions())
-
-
-@pytest.mark.parametrize(
-    "fault",
-    ["raise ImportError('libnvinfer.so.11: cannot open shared object file')", "import tensorrt_libs_gone"],
-)
-def test_a_module_that_does_not_load(
-    fault: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tensorrt.py").write_text(fault)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ArtefactError, match="does not load") as info:
-        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions())
-    assert info.value.exit_code == 4
-
-
-# --- the table of capabilities and the choice of targets: values in, values out --------------------
-
-
-class _Flag:
-    STRONGLY_TYPED = 1
-
-
-def test_capabilities_of_tensorrt_10_and_11() -> None:
-    module: Any = types.SimpleNamespace(
-        NetworkDefinitionCreationFlag=_Flag, BuilderFlag=types.SimpleNamespace(), IProgressMonitor=object
-    )
-    assert Capabilities.probe(module) == Capabilities(2, {}, timing_cache=True, progress=True)
-
-
-def test_where_typing_is_always_strong_no_flag_is_needed() -> None:
-    module: Any = types.SimpleNamespace(NetworkDefinitionCreationFlag=object, BuilderFlag=object)
-    assert Capabilities.probe(module).network_flags == 0
-
-
-def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = types.SimpleNamespace(FP16=0)
-    module: Any = types.SimpleNamespace(NetworkDefinitionCreationFlag=object, BuilderFlag=flags)
-    assert Capabilities.probe(module).network_flags is None
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    assert "too old" in (get_backend("tensorrt").unavailable() or "")
-
-
-@needs_rtx
-def test_capabilities_of_rtx() -> None:
-    import tensorrt_rtx
-
-    found = Capabilities.probe(tensorrt_rtx)
-    assert found.targets["8.6"] == "SM86"
-    assert found.targets["12.0"] == "SM120"
-    assert not found.timing_cache
-    assert found.progress
-
-
-OFFERED = {"8.6": "SM86", "12.0": "SM120"}
-
-
-def test_targets() -> None:
-    orin, ada = [Gpu(0, "Orin", "8.7")], [Gpu(0, "RTX", "8.6")]
-    assert choose_targets("T", OFFERED, ("12.0", "12.0", "8.6"), orin, "") == ["12.0", "8.6"]
-    assert choose_targets("T", OFFERED, (), ada, "") == ["8.6"]
-    assert choose_targets("T", OFFERED, (), [], NO_GPU) == ["8.6", "12.0"]
-    assert choose_targets("T", {}, (), orin, "") == ["8.7"]
-    assert choose_targets("T", {}, ("8.7",), orin, "") == ["8.7"]
-
-
-def test_targets_that_cannot_be() -> None:
-    orin = [Gpu(0, "Orin", "8.7")]
-    with pytest.raises(ArtefactError, match="Orin"):
-        choose_targets("T", OFFERED, (), orin, "")
-    with pytest.raises(InputError, match="only for the GPU that is here"):
-        choose_targets("T", {}, ("8.6",), orin, "")
-    with pytest.raises(ArtefactError, match=r"no NVIDIA driver \(here\)"):
-        choose_targets("T", {}, ("8.6",), [], NO_GPU)
-
-
 # --- progress and interrupts -----------------------------------------------------------------------
 
 
-@needs_rtx
 def test_progress_goes_forward_to_the_end(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
     heard: list[tuple[int, int, str]] = []
     rtx.build(
@@ -511,7 +261,6 @@ def test_progress_goes_forward_to_the_end(rtx: Backend, tiny_model: Path, tmp_pa
     assert any("Building engine" in h[2] for h in heard)
 
 
-@needs_rtx
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError("gone")], ids=repr)
 def test_what_a_listener_raises_ends_the_build(
     rtx: Backend, tiny_model: Path, tmp_path: Path, error: BaseException, capfd: pytest.CaptureFixture[str]
@@ -526,7 +275,6 @@ def test_what_a_listener_raises_ends_the_build(
     assert "Exception caught" not in capfd.readouterr().err
 
 
-@needs_rtx
 def test_ctrl_c_in_a_build_is_not_lost(
     rtx: Backend,
     tiny_model: Path,
@@ -544,7 +292,6 @@ def test_ctrl_c_in_a_build_is_not_lost(
     assert "Exception caught" not in capfd.readouterr().err
 
 
-@needs_rtx
 def test_an_error_of_one_build_is_not_told_of_the_next(
     rtx: Backend, tiny_model: Path, tmp_path: Path
 ) -> None:

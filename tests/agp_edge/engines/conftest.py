@@ -1,0 +1,48 @@
+"""TensorRT-RTX as it is installed, TensorRT-RTX in place of full TensorRT, and the GPUs that a builder finds."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+
+from agp_edge.engines import get_backend
+from agp_edge.engines import tensorrt as builder
+from agp_edge.engines.base import Backend
+from agp_edge.engines.gpu import Gpu
+
+
+@pytest.fixture
+def rtx() -> Backend:
+    """TensorRT-RTX, which builds without a GPU; skips where it is not installed."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("tensorrt_rtx is not installed: pip install 'agp-edge[tensorrt-rtx]'")
+    return get_backend("tensorrt-rtx")
+
+
+@pytest.fixture
+def full(rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """TensorRT-RTX in the clothes of full TensorRT: the same module without targets to choose from."""
+    import tensorrt_rtx
+
+    module = types.ModuleType("tensorrt")
+    for key, value in vars(tensorrt_rtx).items():
+        if key != "ComputeCapability":
+            setattr(module, key, value)
+    vars(module)["__version__"] = "10.13.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+@pytest.fixture
+def give_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`give_gpus("8.9", "8.6")`: the builder finds GPUs of these compute capabilities; without any, none."""
+
+    def give(*capabilities: str) -> None:
+        gpus = [Gpu(i, "a GPU", capability) for i, capability in enumerate(capabilities)]
+        monkeypatch.setattr(builder, "probe_gpus", lambda: (gpus, "" if gpus else "no NVIDIA driver (here)"))
+
+    return give
