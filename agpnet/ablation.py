@@ -1,4 +1,4 @@
-"""The paper's switches, each varied alone around one configuration, over seeds: who is right about what helps."""
+"""The paper's switches and ours, each varied alone around one configuration, over seeds: who is right about what helps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "ema": (False, True),
     "alpha_schedule": ("constant", "linear"),
 }
-"""Hyper-parameter -> the values that it takes; `layers`, whose values follow the backbone, comes last."""
+"""Hyper-parameter -> the values that it takes; `layers`, whose values follow the backbone, comes after them."""
+OURS: dict[str, tuple[Any, ...]] = {
+    "residual_scale": ("off", "channel", "rebuilt"),
+    "distance": ("token", "cell"),
+}
+"""What the paper does not have: varied where the configuration uses it, or where it is named."""
 LAYERS = "layers"
 RESULTS, TABLE = "ablation.json", "ablation.md"
 HEADS = ("switch", "value")
@@ -132,19 +137,22 @@ def make_variants(
     Args:
         config: what is varied.
         layers: those that its backbone takes together.
-        switches: names to take; empty takes all.
+        switches: names to take; empty takes all of the paper's, and ours where the configuration uses them.
 
     Raises:
         InputError: an unknown switch, or nothing is left to vary.
     """
-    known = (*SWITCHES, LAYERS)
+    known = (*SWITCHES, LAYERS, *OURS)
     for switch in switches:
         if switch not in known:
             raise InputError(f"there is no switch {switch!r}", f"take of: {', '.join(known)}")
+    values = SWITCHES | OURS
     variants: list[Variant] = []
     notes: list[str] = []
     for switch in known:
         if switches and switch not in switches:
+            continue
+        if switch in OURS and not switches and getattr(config, switch) == getattr(Config(), switch):
             continue
         if switch != LAYERS:
             variants += [
@@ -154,7 +162,7 @@ def make_variants(
                     replace(config, **{switch: value}),
                     bool(getattr(config, switch) == value),
                 )
-                for value in SWITCHES[switch]
+                for value in values[switch]
             ]
         elif len(layers) > 1:
             variants += [
@@ -196,7 +204,7 @@ def ablate(
         config: what is varied; its seed is the first. Setup `multi-class` trains one model for all classes, else one a class.
         out: folder for the two files.
         seeds: how many.
-        switches: names of `SWITCHES` and `layers`; empty takes all.
+        switches: names of `SWITCHES`, `layers` and `OURS`; as `make_variants` takes them.
         classes: to take; empty takes all.
         jobs: trainings at a time.
         progress: told after each training.

@@ -20,6 +20,7 @@ Augment = Literal["auto", "none", "flips", "jitter", "both"]
 Robust = Literal["off", "images", "patches"]
 Device = Literal["auto", "cpu", "cuda"]
 ResidualScale = Literal["off", "channel", "rebuilt"]
+Distance = Literal["token", "cell"]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -63,6 +64,8 @@ class Config:
         blur_sigma: Gaussian blur of the anomaly map, in input pixels; 0 is off. [paper: off; default: 4]
         residual_scale: what a channel's difference is divided by: nothing (off), its own spread over good images
             (channel), or the spread that the rebuilt token foretells (rebuilt). [paper: off; default for filters: rebuilt]
+        distance: one for each token, or for each cell, of which a token of the filters holds 2 x 2: the map is that much
+            finer. [paper: token; default for filters: cell]
         hold_out: share of the good images that training leaves out for gate and threshold. [default: 0.2]
         seed: of everything random.
         device: cpu, cuda, or auto: the GPU where there is one. [default]
@@ -101,6 +104,7 @@ class Config:
     decay_at: float = 0.8
     blur_sigma: float = 4.0
     residual_scale: ResidualScale = "off"
+    distance: Distance = "token"
     hold_out: float = 0.2
     seed: int = 0
     device: Device = "auto"
@@ -120,6 +124,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         "steps": 600,
         "residual_scale": "rebuilt",
+        "distance": "cell",
+        "blur_sigma": 6.0,
     },
 }
 """Backbone -> defaults that differ for it: its decoder starts from features that nobody trained."""

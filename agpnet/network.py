@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agpnet.backbones.base import Backbone, Features
-from agpnet.config import ResidualScale
+from agpnet.config import Distance, ResidualScale
 
 RIDGE = 0.3
 """Strong: a few thousand tokens must not be learned by heart. Between 0.1 and 3 nothing much changes."""
@@ -101,6 +101,7 @@ class AGPNet(nn.Module):
         decoder_heads, decoder_blocks: of the decoder.
         blur_sigma: Gaussian blur of the map, in input pixels; 0 is off.
         residual_scale: what a channel's difference is divided by before the distance is taken, see `fit_residuals`.
+        distance: one for each token, or one for each of the cells that a token of the backbone holds.
     """
 
     channel_mean: Tensor
@@ -121,10 +122,12 @@ class AGPNet(nn.Module):
         decoder_blocks: int = 4,
         blur_sigma: float = 4.0,
         residual_scale: ResidualScale = "off",
+        distance: Distance = "token",
     ) -> None:
         super().__init__()
         self.backbone: Backbone = backbone
         self.residual_scale = residual_scale
+        self.fold = backbone.fold if distance == "cell" else 1
         cast(nn.Module, backbone).requires_grad_(False)
         cast(nn.Module, backbone).eval()
         rows, columns = backbone.grid
@@ -135,9 +138,9 @@ class AGPNet(nn.Module):
         self.register_buffer("channel_mean", torch.zeros(backbone.width))
         self.register_buffer("channel_scale", torch.ones(backbone.width))
         if residual_scale != "off":
-            inputs = backbone.width if residual_scale == "rebuilt" else 0
-            self.register_buffer("residual_weight", torch.zeros(inputs, backbone.width))
             self.register_buffer("residual_bias", torch.zeros(backbone.width))
+        if residual_scale == "rebuilt":
+            self.register_buffer("residual_weight", torch.zeros(backbone.width, backbone.width))
             self.register_buffer("residual_lowest", torch.zeros(backbone.width))
             self.register_buffer("residual_highest", torch.zeros(backbone.width))
         self.register_buffer("blur_kernel", gaussian_kernel(blur_sigma), persistent=False)
@@ -186,19 +189,19 @@ class AGPNet(nn.Module):
         squares = torch.cat([(t - r).square().flatten(0, 1) for t, r in pairs]).double()
         # Differences far below the usual say nothing: they are taken as that much, and spoil no logarithm.
         logs = torch.log(squares + 1e-3 * squares.mean())
+        bias = logs.mean(dim=0)
+        predicted = bias.expand_as(logs)
         if self.residual_scale == "rebuilt":
             tokens = torch.cat([r.flatten(0, 1) for _, r in pairs]).double()
             weight, bias = ridge(tokens, logs, RIDGE)
             predicted = tokens @ weight + bias
             self.residual_weight.copy_(weight)
-        else:
-            bias = logs.mean(dim=0)
-            predicted = bias.expand_as(logs)
         # The mean of a logarithm is not the logarithm of the mean: now a channel's good differences average 1.
         shift = torch.log((squares / predicted.exp()).mean(dim=0).clamp_min(1e-12))
         self.residual_bias.copy_(bias + shift)
-        self.residual_lowest.copy_((predicted + shift).amin(dim=0))
-        self.residual_highest.copy_((predicted + shift).amax(dim=0))
+        if self.residual_scale == "rebuilt":
+            self.residual_lowest.copy_((predicted + shift).amin(dim=0))
+            self.residual_highest.copy_((predicted + shift).amax(dim=0))
 
     def target(self, images: Tensor) -> tuple[Tensor, Features]:
         """F, the combined normalised tokens of all layers [B, T, C], and what the backbone said."""
@@ -221,7 +224,6 @@ class AGPNet(nn.Module):
 
     def judge(self, target: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
         """The distance, upsampled and blurred, and its maximum."""
-        rows, columns = self.backbone.grid
         difference = target - rebuilt
         squares = difference * difference
         if self.residual_scale != "off":
@@ -230,15 +232,24 @@ class AGPNet(nn.Module):
                 foretold = rebuilt @ self.residual_weight + spread
                 spread = torch.minimum(torch.maximum(foretold, self.residual_lowest), self.residual_highest)
             squares = squares * torch.exp(-spread)
-        distance = torch.sqrt(squares.sum(dim=-1))  # [N, T]
         size = self.backbone.input_size
-        grid = distance.reshape(-1, 1, rows, columns)
-        anomaly_map = F.interpolate(grid, (size, size), mode="bilinear", align_corners=False)
+        anomaly_map = F.interpolate(
+            self._distances(squares), (size, size), mode="bilinear", align_corners=False
+        )
         if self.blur_kernel.numel() > 1:
             # Zero-padded and divided by the weight that fell inside: no darker border, and no Pad node.
             anomaly_map = self._blur(anomaly_map) / self.blur_weight
         anomaly_map = anomaly_map[:, 0]
         return anomaly_map.amax(dim=(1, 2)), anomaly_map
+
+    def _distances(self, squares: Tensor) -> Tensor:
+        """Square roots of the sums over channels of [N, T, C], as a picture [N, 1, rows * fold, columns * fold]."""
+        rows, columns = self.backbone.grid
+        cells = self.fold * self.fold
+        # Cell by cell the channels lie as `pixel_unshuffle` left them: a channel of all cells, then the next channel.
+        sums = squares.reshape(-1, rows * columns, self.backbone.width // cells, cells).sum(dim=2)
+        grid = torch.sqrt(sums).transpose(1, 2).reshape(-1, cells, rows, columns)
+        return F.pixel_shuffle(grid, self.fold) if self.fold > 1 else grid
 
     def _blur(self, x: Tensor) -> Tensor:
         kernel = self.blur_kernel

@@ -114,6 +114,7 @@ def _assemble(backbone: Any, config: Config) -> AGPNet:
             decoder_blocks=config.decoder_blocks,
             blur_sigma=config.blur_sigma,
             residual_scale=config.residual_scale,
+            distance=config.distance,
         )
     except ValueError as error:
         raise InputError(str(error), "choose a width that is a multiple of the heads") from error

@@ -88,6 +88,7 @@ class NearestNeighbours(Session):
             decoder_heads=1,
             decoder_blocks=1,
             blur_sigma=record.config.blur_sigma,
+            distance=record.config.distance,
         ).eval()
 
     @torch.inference_mode()

@@ -37,7 +37,7 @@ def ablate(
         [],
         "--switch",
         metavar="NAME",
-        help="Only this one: noise, where, mask, ema, alpha_schedule or layers; repeatable.",
+        help="Only this one: noise, where, mask, ema, alpha_schedule, layers, residual_scale or distance; repeatable.",
     ),
     classes: str | None = typer.Option(
         None, "--classes", metavar="NAME,...", help="Only these classes of the data set."
@@ -50,7 +50,7 @@ def ablate(
     """Train the paper's switches over seeds, and compare them. (host)
 
     Noise, where it goes, the mask, the EMA copy, the schedule and the layers: each is varied alone around one
-    configuration.
+    configuration. With fixed filters so are the scale of differences and the cells of the map, which are not the paper's.
 
     Every training is kept as soon as it is done: after an interrupt the same command goes on where it stopped.
 

@@ -30,6 +30,8 @@ class Backbone(Protocol):
     Attributes:
         input_size: side S of its input, pixels.
         grid: (rows, columns) of tokens.
+        fold: a token holds `fold` x `fold` cells of the picture, each with channels of its own, a channel of all cells after the
+            other; 1 where a token is one.
         width: channels C of the target. Layers that are each so wide are summed; layers whose widths add up to it
             are put one beside another.
         norm: how tokens become the target: `layer` (LayerNorm over channels, for networks whose token norm drifts)
@@ -38,6 +40,7 @@ class Backbone(Protocol):
 
     input_size: int
     grid: tuple[int, int]
+    fold: int
     width: int
     norm: str
 

@@ -43,6 +43,7 @@ class PretrainedBackbone(nn.Module, ABC):
 
     kind: str
     norm = "layer"
+    fold = 1
     _mean: Tensor
     _std: Tensor
 

@@ -18,8 +18,8 @@ import torch
 
 from agp_edge.datasets import load_dataset
 from agp_edge.errors import InputError
-from agpnet.ablation import SWITCHES, ablate, make_variants, read_ablation
-from agpnet.config import Config
+from agpnet.ablation import OURS, SWITCHES, ablate, make_variants, read_ablation
+from agpnet.config import Config, make_config
 from agpnet.perturbation import noise_strength, perturb_features
 from agpnet.study import read_study
 
@@ -54,6 +54,17 @@ def test_layers_are_left_out_of_a_backbone_with_one_and_it_is_said() -> None:
         make_variants(Config(backbone="filterbank"), (), ["layers"])
     with pytest.raises(InputError, match="no switch 'colour'"):
         make_variants(Config(), (), ["colour"])
+
+
+def test_what_is_not_of_the_paper_is_varied_where_it_is_used_or_named() -> None:
+    used, _ = make_variants(make_config(backbone="filterbank"), ())
+    ours = [(v.switch, v.value, v.default) for v in used if v.switch in OURS]
+    assert ours == [
+        ("residual_scale", "off", False), ("residual_scale", "channel", False), ("residual_scale", "rebuilt", True),
+        ("distance", "token", False), ("distance", "cell", True),
+    ]  # fmt: skip
+    named, _ = make_variants(Config(), (), ["distance"])
+    assert [(v.value, v.default) for v in named] == [("token", True), ("cell", False)]
 
 
 def test_random_noise_has_the_energy_of_guided_noise_in_the_tokens_themselves() -> None:

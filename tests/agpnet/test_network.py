@@ -204,3 +204,32 @@ def test_ridge_is_scikit_learns() -> None:
     theirs = Ridge(alpha=0.3 * len(x)).fit(scaler.transform(x.numpy()), y.numpy())
     expected = torch.from_numpy(theirs.predict(scaler.transform(x.numpy())))
     torch.testing.assert_close(x @ weight + bias, expected)
+
+
+def test_a_token_of_several_cells_has_a_distance_for_each_of_them() -> None:
+    bank = FilterBank(64)
+    settings: dict[str, Any] = {
+        "decoder_width": 8,
+        "decoder_heads": 2,
+        "decoder_blocks": 1,
+        "blur_sigma": 0.0,
+    }
+    network = AGPNet(bank, distance="cell", **settings)
+    rows, columns = bank.grid
+    side = bank.input_size // bank.cell
+    cells = torch.zeros(1, bank.cell_width, side, side)
+    cells[0, 3, 2, 5] = 3.0  # One cell, in two of its channels.
+    cells[0, 7, 2, 5] = 4.0
+    target = F.pixel_unshuffle(cells, bank.fold).flatten(2).transpose(1, 2)
+    score, anomaly_map = network.judge(target, torch.zeros_like(target))
+    wanted = torch.zeros(1, 1, side, side)
+    wanted[0, 0, 2, 5] = 5.0
+    up = F.interpolate(wanted, (64, 64), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(anomaly_map, up)
+    assert float(score) == float(up.max())
+    _, coarse = AGPNet(bank, distance="token", **settings).judge(target, torch.zeros_like(target))
+    token = torch.zeros(1, 1, rows, columns)
+    token[0, 0, 1, 2] = 5.0
+    torch.testing.assert_close(
+        coarse, F.interpolate(token, (64, 64), mode="bilinear", align_corners=False)[:, 0]
+    )
