@@ -19,11 +19,12 @@ from agp_edge.errors import AgpEdgeError, InputError
 from agp_edge.files import write_bytes
 from agpnet.ablation import read_ablation
 from agpnet.study import read_study
-from benchmarks import contamination, nearest_neighbours
+from benchmarks import contamination, exposure, nearest_neighbours
 
 KINDS: dict[str, Callable[[Path], str]] = {
     "ablation": lambda path: read_ablation(path).to_markdown(),
     "contamination": lambda path: contamination.describe(read_study(path)),
+    "exposure": lambda path: exposure.describe(read_study(path)),
     "nearest-neighbours": lambda path: nearest_neighbours.describe(read_study(path)),
 }
 """Kind of table -> what makes it of a result file."""

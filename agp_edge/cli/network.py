@@ -70,7 +70,9 @@ def train(
     seed: int | None = typer.Option(None, "--seed", help="Of everything random."),
     noise: str | None = typer.Option(None, "--noise", help="guided, random or none."),
     augment: str | None = typer.Option(
-        None, "--augment", help="none, flips, jitter or both. Default: jitter with --shots, else none."
+        None,
+        "--augment",
+        help="none, flips, jitter, both, or camera. Default: jitter with --shots, else none.",
     ),
     robust: str | None = typer.Option(
         None,

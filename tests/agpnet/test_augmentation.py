@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agpnet import augmentation
-from agpnet.augmentation import augment, flip, jitter
+from agpnet.augmentation import augment, expose_again, flip, jitter
 from agpnet.config import Config, make_config, resolve
 from agpnet.run import build_network
 from agpnet.trainer import Trainer
@@ -46,7 +46,41 @@ def test_jitter_stays_near(images: Tensor) -> None:
     assert (light < augmentation.MAX_LIGHT + 0.03).all()
 
 
-@pytest.mark.parametrize("kind", ["flips", "jitter", "both"])
+def test_another_exposure_is_of_the_same_scene_in_8_bits(images: Tensor) -> None:
+    smooth = torch.nn.functional.interpolate(images[..., :4, :4], (32, 32), mode="bilinear").repeat(
+        4, 1, 1, 1
+    )
+    seen = expose_again(smooth, seeded())
+    levels = seen * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+    assert ((seen - smooth).abs().mean(dim=(1, 2, 3)) < 0.06).all()
+    light = seen.mean(dim=(1, 2, 3)) / smooth.mean(dim=(1, 2, 3))
+    assert (light - 1).abs().max() < augmentation.MAX_GAIN + 0.01
+    assert light.std() > 0.01, "some brighter, some darker"
+
+
+def test_compression_and_focus_are_what_a_camera_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "MAX_GAIN", 0.0)
+    monkeypatch.setattr(augmentation, "MAX_NOISE", 0.0)
+    image = torch.zeros(1, 3, 32, 32)
+    image[0, 0, :, 16:] = 1.0  # Black and red: JPEG halves the resolution of colours.
+    monkeypatch.setattr(augmentation, "BLURRED", 0.0)
+    monkeypatch.setattr(augmentation, "COMPRESSED", 0.0)
+    torch.testing.assert_close(expose_again(image, seeded()), image)
+    monkeypatch.setattr(augmentation, "COMPRESSED", 1.0)
+    compressed = expose_again(image, seeded())[0]
+    assert float(compressed[0, :, 20:].mean()) > 0.9, "red stays red"
+    assert float(compressed[2, :, 20:].mean()) < 0.1
+    assert 0.001 < float((compressed - image[0]).abs().mean()) < 0.1
+    monkeypatch.setattr(augmentation, "COMPRESSED", 0.0)
+    monkeypatch.setattr(augmentation, "BLURRED", 1.0)
+    rows = expose_again(image.repeat(8, 1, 1, 1), seeded())[:, 0, 8]
+    assert 0.03 < float(rows[:, 15].max()) < 0.3
+    torch.testing.assert_close(rows[:, 15] + rows[:, 16], torch.ones(8), rtol=0, atol=0.01)
+    assert float(rows[:, 13].max()) == 0
+
+
+@pytest.mark.parametrize("kind", ["flips", "jitter", "both", "camera"])
 def test_half_of_the_images_stay_and_the_seed_decides(images: Tensor, kind: Any) -> None:
     many = images.repeat(8, 1, 1, 1)
     once = augment(many, kind, seeded())
