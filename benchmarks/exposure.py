@@ -73,7 +73,8 @@ CHANGES: dict[str, Callable[[Frame], Frame]] = {
 
 
 def _to_levels(values: NDArray[np.floating[Any]]) -> Frame:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    levels: Frame = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return levels
 
 
 class Changed(Session):
