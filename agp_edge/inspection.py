@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agp_edge.bundle import Bundle, is_bundle, model_file, refuse_other_kind
+from agp_edge.bundle import PARTS, Bundle, FramePart, Manifest, is_bundle, model_file, refuse_other_kind
 from agp_edge.datasets import check_dataset, load_dataset
 from agp_edge.engines.sidecar import is_engine, read_sidecar, sidecar_path
 from agp_edge.errors import InputError
 from agp_edge.files import read_json, sha256_file
 from agp_edge.progress import Progress, silent
+from agp_edge.trust import standing_of_bundle, standing_of_engine
 from agp_edge.verdict import choose_threshold
 
 RUN_FILE = "run.json"
@@ -48,6 +50,8 @@ def inspect_path(path: Path, progress: Progress = silent) -> Inspection:
         InputError: there is nothing, or nothing that is known.
         ArtefactError: an artefact is corrupt.
     """
+    if is_bundle(path):
+        return _bundle(path)
     if not path.exists():
         raise InputError(f"there is nothing at {path}", "give a data set, a run, a bundle or an engine")
     if is_engine(path):
@@ -57,8 +61,6 @@ def inspect_path(path: Path, progress: Progress = silent) -> Inspection:
         raise InputError(
             f"{path} is no engine", "give a data set, a run, a bundle or an engine (NAME.engine)"
         )
-    if is_bundle(path):
-        return _bundle(path)
     if (path / RUN_FILE).is_file():
         return _run(path)
     return _dataset(path, progress)
@@ -108,35 +110,36 @@ def _dataset(path: Path, progress: Progress) -> Inspection:
 
 
 def _bundle(path: Path) -> Inspection:
-    bundle = Bundle(path)
+    # To look is not to run: what a policy refuses is shown, and that it is refused.
+    bundle = Bundle(path, enforce_policy=False)
+    standing = standing_of_bundle(path, bundle.hashes)
     manifest = bundle.manifest
-    precisions: dict[str, Any] = {}
+    precisions = {
+        precision: {
+            "size_bytes": manifest.files[model_file(precision)]["size_bytes"],
+            **_threshold(
+                manifest.artefacts.get(precision, {}).get("normal_scores") or [], manifest.provisional
+            ),
+        }
+        for precision in manifest.precisions
+    }
     gates = {
         precision: {**measured["gate"], "accepted": measured.get("accepted")}
         for precision, measured in manifest.artefacts.items()
         if isinstance(measured.get("gate"), dict)
     }
+    splits = {part: len(manifest.splits[part]) for part in PARTS if part in manifest.splits}
     lines = [
-        f"bundle {manifest.name} ({bundle.sha256[:12]}): frames {manifest.frame}, batch {manifest.frame.batch}"
+        f"bundle {manifest.name} ({bundle.sha256[:12]}): frames {manifest.frame}, batch {manifest.frame.batch}",
+        *_paragraph("network", _describe_network(manifest.network)),
+        *_paragraph("trained", _describe_training(manifest)),
+        *_paragraph("made by", ", ".join(f"{name} {version}" for name, version in manifest.producer.items())),
+        *_paragraph("trust", standing.describe()),
+        *_describe_precisions(manifest, gates),
+        *_paragraph("splits", ", ".join(f"{part} {n}" for part, n in splits.items())),
+        *_paragraph("frames", _describe_frames(manifest)),
+        *_paragraph("calibrated", _describe_calibration(manifest)),
     ]
-    for precision in manifest.precisions:
-        size = manifest.files[model_file(precision)]["size_bytes"]
-        scores = manifest.artefacts.get(precision, {}).get("normal_scores") or []
-        precisions[precision] = {"size_bytes": size, **_threshold(scores)}
-        lines.append(f"  {precision}  {_megabytes(size)}, {_describe_threshold(scores)}")
-        if precision in gates:
-            lines.append(f"        gate {_describe_gate(gates[precision])}")
-    left_out = sorted(set(gates) - set(precisions))
-    lines += [f"  {name}  left out: gate {_describe_gate(gates[name])}" for name in left_out]
-    splits = {part: len(hashes) for part, hashes in manifest.splits.items()}
-    lines.append(
-        "  calibrated" if manifest.calibrated else "  not calibrated: agp-edge calibrate BUNDLE DATA"
-    )
-    if splits:
-        lines.append("  splits   " + ", ".join(f"{part} {n}" for part, n in splits.items()))
-    lines.append(f"  frames   {len(manifest.frames)} travel with it")
-    lines.append(f"  network  trained on {len(manifest.trained)}, held out {len(manifest.held_out)} images")
-    lines += _fields(manifest.network, "    ")
     facts = {
         "name": manifest.name,
         "sha256": bundle.sha256,
@@ -144,18 +147,122 @@ def _bundle(path: Path) -> Inspection:
         "precisions": precisions,
         "gates": gates,
         "calibrated": manifest.calibrated,
+        "provisional": manifest.provisional,
+        "calibration": manifest.calibration,
         "splits": splits,
         "frames": len(manifest.frames),
         "trained": len(manifest.trained),
         "held_out": len(manifest.held_out),
         "network": manifest.network,
         "producer": manifest.producer,
+        "trust": standing.to_dict(),
     }
-    return Inspection("bundle", facts, "\n".join(lines))
+    return Inspection("bundle", facts, "\n".join(map(_printable, lines)))
+
+
+def _describe_precisions(manifest: Manifest, gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Each precision's size, threshold and gate; and those that a gate left out."""
+    lines = []
+    for precision in manifest.precisions:
+        scores = manifest.artefacts.get(precision, {}).get("normal_scores") or []
+        size = _megabytes(manifest.files[model_file(precision)]["size_bytes"])
+        lines.append(f"  {precision}  {_describe_threshold(scores, manifest.provisional)}")
+        lines.append(f"        {size}{_describe_int8(manifest) if precision == 'int8' else ''}")
+        if precision in gates:
+            lines += _gate_lines("        gate ", gates[precision])
+    for left_out in sorted(set(gates) - set(manifest.precisions)):
+        lines += _gate_lines(f"  {left_out}  left out: gate ", gates[left_out])
+    return lines
+
+
+def _gate_lines(prefix: str, gate: Mapping[str, Any]) -> list[str]:
+    figures = [
+        f"{name} {gate[key]:{style}}"
+        for name, key, style in (("95 % bound", "bound_95", ".1%"), ("drift", "drift_max", ".2g"), ("maps", "map_correlation", ".3f"))
+        if isinstance(gate.get(key), (int, float))
+    ]  # fmt: skip
+    lines = [prefix + _describe_gate(gate)]
+    return [*lines, "          " + ", ".join(figures)] if figures else lines
+
+
+def _describe_int8(manifest: Manifest) -> str:
+    if not manifest.calibration:
+        return ""
+    quantised, kept = (len(manifest.calibration["int8"][key]) for key in ("quantised", "kept"))
+    rest = f", {kept} left as they are" if kept else ""
+    return f", {_count(quantised, 'operator')} in INT8{rest}, ranges by {manifest.calibration['method']}"
+
+
+def _describe_calibration(manifest: Manifest) -> str:
+    if not manifest.calibrated:
+        return "not yet: agp-edge calibrate BUNDLE DATA"
+    if not manifest.calibration:
+        return "yes"
+    made = manifest.calibration
+    seed = "" if made["choice"] == "first" else f", seed {made['seed']}"
+    text = f"INT8 ranges from {_count(len(made['frames']), 'frame')}, chosen by {made['choice']}{seed}"
+    stale = manifest.find_stale()
+    return f"{text}; STALE: {stale}" if stale else text
+
+
+def _describe_frames(manifest: Manifest) -> str:
+    every: tuple[FramePart, ...] = ("reference", *PARTS)
+    counts = {part: len(manifest.frames_of(part)) for part in every}
+    parts = ", ".join(f"{part} {n}" for part, n in counts.items() if n)
+    tests = sum(frame.self_test for frame in manifest.frames)
+    return (
+        f"{parts or 'none'}; {tests} of them are the self-test" if manifest.frames else "none travel with it"
+    )
+
+
+def _describe_network(network: Mapping[str, Any]) -> str:
+    """The backbone by its kind and source, then the rest; a manifest leaves open what is in it."""
+    backbone = network.get("backbone")
+    if not isinstance(backbone, dict):
+        return f"backbone {backbone}"
+    known = [str(backbone[key]) for key in ("kind", "source") if backbone.get(key)]
+    rest = {key: value for key, value in backbone.items() if key not in ("kind", "source", "mean", "std")}
+    details = ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in rest.items())
+    return f"backbone {' '.join(known)}: {details}" if details else f"backbone {' '.join(known)}"
+
+
+def _describe_training(manifest: Manifest) -> str:
+    config = manifest.network.get("config")
+    classes = manifest.network.get("classes")
+    size = manifest.network.get("trained_frame")
+    texts = [f"{_count(len(manifest.trained), 'image')}, {len(manifest.held_out)} held out"]
+    if isinstance(classes, list):
+        texts[0] += f", of {_short(classes)}"
+    if isinstance(size, dict):
+        texts.append(f"at {_short(size)}")
+    if isinstance(config, dict):
+        texts += [
+            f"{key} {config[key]}" for key in ("setup", "shots", "steps", "epochs", "seed") if config.get(key)
+        ]
+    return "; ".join(texts)
+
+
+WIDTH = 80
+LABEL = 10
+
+
+def _paragraph(label: str, text: str) -> list[str]:
+    """A label and a text that is folded beside it; nothing for no text."""
+    head = f"  {label.ljust(LABEL)} "
+    folded = textwrap.wrap(
+        text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+    )
+    return folded if text else []
+
+
+def _printable(line: str) -> str:
+    """A line without what could steer a terminal: texts in an artefact are whoever's."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _engine(path: Path) -> Inspection:
     sidecar = read_sidecar(path)
+    standing = standing_of_engine(path, sidecar.unsealed, sidecar.seal)
     size = path.stat().st_size
     device = ", ".join(f"{key} {value}" for key, value in sidecar.device.items())
     lines = [
@@ -164,7 +271,8 @@ def _engine(path: Path) -> Inspection:
         f"  frames     {sidecar.frame}, batch {sidecar.frame.batch}",
         f"  device     {device}",
         f"  bundle     {sidecar.bundle_sha256[:12]}",
-        f"  threshold  {_describe_threshold(sidecar.normal_scores)}",
+        f"  trust      {standing.describe()}",
+        f"  threshold  {_describe_threshold(sidecar.normal_scores, sidecar.provisional)}",
         f"  gate       {_describe_gate(sidecar.gate)}",
     ]
     if sidecar.accepted is not None:
@@ -173,7 +281,8 @@ def _engine(path: Path) -> Inspection:
         **{k: v for k, v in sidecar.to_dict().items() if k not in ("format", "version", "normal_scores")},
         "sidecar_sha256": sha256_file(sidecar_path(path)),
         "size_bytes": size,
-        **_threshold(sidecar.normal_scores),
+        "trust": standing.to_dict(),
+        **_threshold(sidecar.normal_scores, sidecar.provisional),
     }
     return Inspection("engine", facts, "\n".join(lines))
 
@@ -187,14 +296,17 @@ def _run(path: Path) -> Inspection:
     return Inspection("run", {"run": facts}, "\n".join([f"run {path}", *_fields(shown, "  ")]))
 
 
-def _threshold(normal_scores: list[float]) -> dict[str, Any]:
+def _threshold(normal_scores: list[float], provisional: bool) -> dict[str, Any]:
     if not normal_scores:
         return {"n_normal_scores": 0, "threshold": None}
-    return {"n_normal_scores": len(normal_scores), "threshold": choose_threshold(normal_scores).value}
+    value = choose_threshold(normal_scores, provisional=provisional).value
+    return {"n_normal_scores": len(normal_scores), "threshold": value}
 
 
-def _describe_threshold(normal_scores: list[float]) -> str:
-    return choose_threshold(normal_scores).describe() if normal_scores else "no threshold: no normal scores"
+def _describe_threshold(normal_scores: list[float], provisional: bool) -> str:
+    if not normal_scores:
+        return "no threshold: no normal scores"
+    return choose_threshold(normal_scores, provisional=provisional).describe()
 
 
 def _describe_gate(gate: Mapping[str, Any] | None) -> str:

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 
 from agp_edge import __version__
 from agp_edge.bundle import Bundle, Manifest, check_out, model_file, write_bundle
-from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.frame import FrameSpec, Precision
 from agp_edge.progress import Progress, silent
 from agpnet.network import AGPNet
 from agpnet.run import TorchSession, load_run
+from export.contract import check_graph, check_parity
 from export.graph import FrameNet
+from export.reference import score_reference_frames
 
 OPSET = 20
-MAX_SCORE_DIFFERENCE = 1e-3
-"""Relative, between torch and the FP32 graph: beyond this the export is refused."""
 
 
 def export_run(
@@ -39,7 +39,9 @@ def export_run(
     name: str | None = None,
     progress: Progress = silent,
 ) -> Bundle:
-    """Export a run to a bundle with an FP32 and an FP16 graph.
+    """Export a run to a bundle with an FP32 and an FP16 graph, and reference frames with torch's scores.
+
+    The same run and arguments give the same bytes in every file.
 
     Args:
         run: the folder that training wrote.
@@ -96,16 +98,21 @@ def export_run(
         trained=record.trained,
         held_out=record.held_out,
     )
-    with tempfile.TemporaryDirectory(prefix="agp-edge-export-") as scratch:
-        files: dict[str, Path | bytes] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="agp-edge-export-") as scratch,
+        TorchSession(network, frame) as session,
+    ):
+        reference = score_reference_frames(session)
+        frames, entries = reference.save(Path(scratch))
+        files: dict[str, Path | bytes] = {**frames}
         precisions: tuple[Precision, ...] = ("fp32", "fp16")
         for i, precision in enumerate(precisions):
             path = Path(scratch) / model_file(precision)
             export_network(network, frame, path, half=precision == "fp16")
+            check_parity(path, precision, frame, reference)
             files[path.name] = path
             progress(i + 1, len(precisions), precision)
-        check_parity(network, Path(scratch) / model_file("fp32"), frame)
-        return write_bundle(out, manifest, files)
+        return write_bundle(out, replace(manifest, frames=entries), files)
 
 
 def bundle_name(out: Path) -> str:
@@ -144,9 +151,15 @@ def export_network(network: AGPNet, frame: FrameSpec, path: Path, *, half: bool 
 
 
 def _tidy(path: Path) -> None:
-    """Leave the graph and nothing of how it was made: no Python source lines, no paths of the host."""
+    """Leave the graph and nothing of how it was made: no Python source lines, no paths of the host.
+
+    A node with weights is named by its module, as in `network.decoder.blocks.0.mlp.0/linear_4`.
+    """
     model = onnx.load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:
+            node.name = _module_name(node)
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
@@ -156,54 +169,15 @@ def _tidy(path: Path) -> None:
     onnx.save(model, path)
 
 
-def check_graph(path: Path, frame: FrameSpec) -> None:
-    """Hold a graph against the contract: valid ONNX, uint8 frames of one size in, Cast first, two outputs.
-
-    Raises:
-        ArtefactError: it breaks the contract.
-    """
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-        model = onnx.load(path)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ArtefactError(
-            f"{path} is no valid ONNX: {error}", "report this with the versions `doctor` prints"
-        ) from error
-    inputs = [
-        (i.type.tensor_type.elem_type, [d.dim_value for d in i.type.tensor_type.shape.dim])
-        for i in model.graph.input
-    ]
-    expected = [(onnx.TensorProto.UINT8, [frame.batch, *frame.shape])]
-    first = [
-        n.op_type for n in model.graph.node if model.graph.input and model.graph.input[0].name in n.input
-    ]
-    outputs = [o.name for o in model.graph.output]
-    if inputs != expected or first != ["Cast"] or outputs != ["score", "anomaly_map"]:
-        raise ArtefactError(
-            f"{path}: takes {inputs} by {first} and gives {outputs}",
-            f"expected {expected} by one Cast, and score and anomaly_map",
-        )
-
-
-def check_parity(network: AGPNet, model: Path, frame: FrameSpec, *, frames: int = 4) -> float:
-    """The largest relative difference of scores between torch and the FP32 graph, on textured random frames.
-
-    Raises:
-        ArtefactError: it is above `MAX_SCORE_DIFFERENCE`.
-    """
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (frames, 1 + frame.height // 8, 1 + frame.width // 8, frame.channels))
-    fine = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, : frame.height, : frame.width]
-    pixels = np.clip(fine + rng.normal(0, 20, fine.shape), 0, 255).astype(np.uint8)
-    with OnnxRuntimeSession(model, frame) as session, TorchSession(network, frame) as reference:
-        got, expected = session.infer(pixels).score, reference.infer(pixels).score
-    worst = float(np.max(np.abs(got - expected) / np.maximum(np.abs(expected), 1e-12)))
-    if not worst < MAX_SCORE_DIFFERENCE:
-        raise ArtefactError(
-            f"the exported graph scores differently from torch: {worst:.2e} relative, at most {MAX_SCORE_DIFFERENCE:.0e} allowed",
-            "report this with the versions that `agp-edge doctor` prints",
-        )
-    return worst
+def _module_name(node: onnx.NodeProto) -> str:
+    """The module a node belongs to and what it does there, from what the exporter noted; else the name that it has."""
+    notes = {note.key: note.value for note in node.metadata_props}
+    scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+    if len(scopes) < 2 or not scopes[-2]:
+        return node.name
+    # A convolution that took a normalisation in bears its name, but the weights are still called after their own module.
+    module = node.input[1].removesuffix(".weight") if node.input[1].endswith(".weight") else scopes[-2]
+    return f"{module}/{scopes[-1]}"
 
 
 @contextlib.contextmanager

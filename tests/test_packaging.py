@@ -82,10 +82,10 @@ def test_the_wheel_holds_agp_edge_alone(wheel: Path) -> None:
     sources = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "agp_edge").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix == ".py" or path.name == "py.typed" or path.name.endswith(".schema.json")
     }
     assert names == sources | beside | {f"{information}/licenses/LICENSE"}
-    assert "agp_edge/py.typed" in names
+    assert {"agp_edge/py.typed", "agp_edge/schemas/bundle.schema.json"} <= names
     size = wheel.stat().st_size
     print(f"{wheel.name}: {size:,} bytes, {len(names)} files")
     assert size < LARGEST_WHEEL

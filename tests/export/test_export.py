@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +23,13 @@ from agp_edge.bundle import Bundle
 from agp_edge.datasets.images import read_image
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import ArtefactError, InputError
-from agp_edge.frame import FrameSpec
+from agp_edge.frame import PRECISIONS, FrameSpec
 from agpnet.backbones import TransformerBackbone
 from agpnet.network import AGPNet
 from agpnet.run import TorchSession, load_run
-from export.onnx_export import bundle_name, check_graph, check_parity, export_network, export_run
+from export.contract import MAX_DIFFERENCE, check_graph, check_parity
+from export.onnx_export import bundle_name, export_network, export_run
+from export.reference import draw_frames, score_reference_frames
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -53,6 +60,7 @@ def tiny_vit() -> AGPNet:
 CASES = {
     "another size": FrameSpec(640, 480, 3),
     "a batch of 2": FrameSpec(256, 256, 3, 2),
+    "mono, a batch of 3": FrameSpec(208, 152, 1, 3),
     "a pretrained model": FrameSpec(128, 64, 3),
 }
 
@@ -146,22 +154,174 @@ def test_the_graph_tells_nothing_of_the_host(exported_bundle: Path, precision: s
     assert str(here) not in manifest
 
 
-def test_the_same_run_gives_the_same_bytes(trained_run: Path, exported_bundle: Path, tmp_path: Path) -> None:
-    network, record = load_run(trained_run)
-    export_network(network, record.frame, tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == (exported_bundle / "model.fp32.onnx").read_bytes()
+def test_the_same_run_gives_the_same_bytes_in_another_process(
+    trained_run: Path, exported_bundle: Path, tmp_path: Path
+) -> None:
+    """With another order of sets and hashes, and other temporary folders."""
+    code = (
+        "import sys, torch; from pathlib import Path; from export.onnx_export import export_run; torch.set_num_threads(1); "
+        "export_run(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    again = tmp_path / "part.bundle"
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, trained_run, again],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "", "stdout belongs to results"
+    assert contents(again) == contents(exported_bundle)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_graph_that_does_not_say_what_torch_says_is_refused(
     trained_run: Path, exported_bundle: Path
 ) -> None:
     network, record = load_run(trained_run)
-    model = exported_bundle / "model.fp32.onnx"
-    assert check_parity(network, model, record.frame) < 1e-3
+    with TorchSession(network, record.frame) as session:
+        reference = score_reference_frames(session)
+    for precision in PRECISIONS[:2]:
+        model = exported_bundle / f"model.{precision}.onnx"
+        assert check_parity(model, precision, record.frame, reference) < MAX_DIFFERENCE[precision]
+    half = check_parity(exported_bundle / "model.fp16.onnx", "fp16", record.frame, reference)
+    assert half > 1e-6, "half precision is seen"
     with torch.no_grad():
         network.decoder.head.bias.add_(1)
+    with TorchSession(network, record.frame) as session:
+        spoiled = score_reference_frames(session)
+    for precision in PRECISIONS[:2]:
+        with pytest.raises(ArtefactError, match=f"{precision} graph scores differently from torch"):
+            check_parity(exported_bundle / f"model.{precision}.onnx", precision, record.frame, spoiled)
+    # One place of one map, while the score stays.
+    elsewhere = reference.said.anomaly_map.copy()
+    elsewhere[0].flat[elsewhere[0].argmin()] *= 0.5
+    moved = replace(reference, said=replace(reference.said, anomaly_map=elsewhere))
     with pytest.raises(ArtefactError, match="scores differently from torch"):
-        check_parity(network, model, record.frame)
+        check_parity(exported_bundle / "model.fp32.onnx", "fp32", record.frame, moved)
+
+
+def test_the_reference_frames_test_a_bundle_that_nobody_calibrated(
+    trained_run: Path,
+    exported_bundle: Path,
+    tmp_path: Path,
+    reseal: Callable[[Path], None],
+    command: Command,
+) -> None:
+    bundle = Bundle(exported_bundle)
+    entries, frames = bundle.load_frames("reference")
+    assert [entry.file for entry in entries] == [f"frames/reference-{i}.png" for i in range(4)]
+    assert all(entry.self_test for entry in entries)
+    assert bundle.load_frames(self_test=True)[0] == entries
+    network, record = load_run(trained_run)
+    with TorchSession(network, record.frame) as session:
+        expected = session.infer(frames).score
+        swapped = session.infer(np.ascontiguousarray(frames[..., ::-1])).score
+        shifted = session.infer(np.roll(frames, 1, axis=2)).score
+    assert [entry.score for entry in entries] == pytest.approx(expected, rel=1e-5)
+    assert np.ptp(expected) > 1e-2 * expected.mean(), "frames that differ score differently"
+    for moved in (swapped, shifted):
+        assert np.abs(moved / expected - 1).max() > 3e-3, "more than a self-test forgives"
+    code, out, _ = command("verify", exported_bundle)
+    assert code == 0
+    assert "self-test: 4 frames score as where it was made" in out
+
+    copy = Path(shutil.copytree(exported_bundle, tmp_path / "part.bundle"))
+    model = onnx.load(copy / "model.fp32.onnx")
+    (bias,) = (t for t in model.graph.initializer if t.name.endswith("decoder.head.bias"))
+    bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) + 0.01).astype(np.float32).tobytes()
+    onnx.save(model, copy / "model.fp32.onnx")
+    reseal(copy)
+    code, out, err = command("verify", copy)
+    assert (code, out) == (4, "")
+    assert "frames/reference-0.png scores" in err
+
+
+def test_reference_frames_are_drawn_alike_for_ever() -> None:
+    frames = draw_frames(FrameSpec(64, 48, 3))
+    digest = hashlib.sha256(frames.tobytes()).hexdigest()
+    assert digest == "90ee3860f3a3a319cedd410fc6e16a420292768896c41373ccedd8f2038cc8c1"
+    assert [len(np.unique(frame)) > 50 for frame in frames] == [True] * 4
+    assert draw_frames(FrameSpec(1920, 1080, 1)).shape == (4, 1080, 1920, 1)
+
+
+def edit(model: onnx.ModelProto, change: str) -> onnx.ModelProto:
+    """Spoil a graph in one way."""
+    graph = model.graph
+    if change == "operator":
+        graph.node[1].op_type, graph.node[1].name = "Unique", "odd"
+    elif change == "domain":
+        graph.node[1].domain, graph.node[1].name = "com.example", "odd"
+        model.opset_import.add(domain="com.example", version=1)
+    elif change == "branch":
+        body = onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", ["cells"], ["branch"])],
+            "body",
+            [],
+            [onnx.helper.make_tensor_value_info("branch", 1, [1, 6, 8])],
+        )
+        test = onnx.helper.make_tensor("test", onnx.TensorProto.BOOL, [], [True])
+        graph.initializer.append(test)
+        node = onnx.helper.make_node("If", ["test"], ["chosen"], "odd", then_branch=body, else_branch=body)
+        graph.node.insert(5, node)
+        graph.node[6].input[0] = "chosen"
+    elif change == "shape":
+        # How many places are not black is known once a frame is there.
+        graph.node.append(onnx.helper.make_node("Compress", ["grey", "mask"], ["some"], "odd"))
+        mask = onnx.helper.make_tensor("mask", onnx.TensorProto.BOOL, [2], [True, False])
+        graph.initializer.append(mask)
+    elif change == "function":
+        one = onnx.helper.make_node("Identity", ["x"], ["y"])
+        opsets = [onnx.helper.make_opsetid("", 19)]
+        model.functions.append(onnx.helper.make_function("own", "f", ["x"], ["y"], [one], opsets))
+        model.opset_import.add(domain="own", version=1)
+    elif change == "weight":
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([np.nan], np.float32), "odd"))
+    elif change == "opset":
+        model.opset_import[0].version = 21
+    else:
+        tensor = onnx.TensorProto(name="odd", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value="../odd.bin")
+        graph.initializer.append(tensor)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("operator", "node 'odd' is a Unique"),
+        ("domain", "node 'odd' is a com.example.ReduceMean"),
+        ("branch", "node 'odd' is a If"),
+        ("shape", "node 'odd' is a Compress"),
+        ("function", "a function of its own: f"),
+        ("weight", "a number that is not finite"),
+        ("opset", "has opset 21, TensorRT 10.3 with INT8 reads 19 to 20"),
+        ("elsewhere", "external data"),
+    ],
+)
+def test_a_graph_that_no_device_could_build_is_refused_and_the_node_named(
+    change: str, message: str, tiny_model: Path
+) -> None:
+    onnx.save(edit(onnx.load(tiny_model), change), tiny_model)
+    with pytest.raises(ArtefactError, match=message):
+        check_graph(tiny_model, FrameSpec(64, 48, 3))
+
+
+def test_a_shape_that_is_not_fixed_is_refused(tiny_model: Path) -> None:
+    model = onnx.load(tiny_model)
+    graph = model.graph
+    # A length that depends on the frame: how far a range goes.
+    graph.initializer.append(onnx.helper.make_tensor("zero", 1, [], [0.0]))
+    nodes = [
+        onnx.helper.make_node("Squeeze", ["score"], ["end"], "squeeze"),
+        onnx.helper.make_node("Range", ["zero", "end", "white"], ["some"], "odd"),
+    ]
+    graph.node.extend(nodes)
+    onnx.save(model, tiny_model)
+    with pytest.raises(ArtefactError, match=r"output 'some' of node 'odd' \(Range\) has no fixed"):
+        check_graph(tiny_model, FrameSpec(64, 48, 3))
 
 
 def test_a_graph_that_breaks_the_contract_is_refused(tmp_path: Path, tiny_model: Path) -> None:
@@ -186,7 +346,8 @@ def test_the_command_makes_a_bundle_for_the_cameras_frame(
     told = json.loads(text)
     assert told["frame"] == {"width": 320, "height": 240, "channels": 1, "batch": 1}
     assert Bundle(out).manifest.name == "line-3"
-    assert set(told["files"]) == {"model.fp32.onnx", "model.fp16.onnx"}
+    references = {f"frames/reference-{i}.png" for i in range(4)}
+    assert set(told["files"]) == {"model.fp32.onnx", "model.fp16.onnx", *references}
     spec = FrameSpec(320, 240, 1)
     frames = sample_frames(sample_data, spec)
     with OnnxRuntimeSession(out / "model.fp32.onnx", spec) as session:

@@ -16,7 +16,10 @@ from agp_edge.frame import FrameSpec
 from agpnet.backbones import ConvolutionalBackbone, PretrainedBackbone, TransformerBackbone
 from agpnet.network import AGPNet
 from agpnet.run import TorchSession
+from export.contract import MAX_DIFFERENCE, check_parity
+from export.graph import settle_batch_norms
 from export.onnx_export import export_network
+from export.reference import score_reference_frames
 
 transformers = pytest.importorskip("transformers")
 
@@ -77,7 +80,10 @@ def textured_frames(spec: FrameSpec) -> NDArray[np.uint8]:
     return np.ascontiguousarray(coarse.repeat(8, axis=1).repeat(8, axis=2), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("name", "half"), [("resnet", False), ("vit", False), ("efficientnet", True)])
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [("resnet", False), ("resnet", True), ("vit", False), ("vit", True), ("efficientnet", True)],
+)
 def test_the_graph_scores_as_torch_does(name: str, half: bool, tmp_path: Path) -> None:
     network = make_network(name)
     size = network.backbone.input_size
@@ -87,8 +93,10 @@ def test_the_graph_scores_as_torch_does(name: str, half: bool, tmp_path: Path) -
     frames = textured_frames(spec)
     with OnnxRuntimeSession(path, spec) as session, TorchSession(network, spec) as reference:
         got, expected = session.infer(frames), reference.infer(frames)
+        drawn = score_reference_frames(reference)
+    check_parity(path, "fp16" if half else "fp32", spec, drawn)
     assert got.anomaly_map.shape == (4, size, size)
-    near = 2e-2 if half else 1e-3
+    near = MAX_DIFFERENCE["fp16" if half else "fp32"]
     np.testing.assert_allclose(got.score, expected.score, rtol=near)
     np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, rtol=near)
     assert np.ptp(expected.score) > 1e-3 * expected.score.mean(), "frames that differ score differently"
@@ -100,6 +108,10 @@ def test_the_graph_scores_as_torch_does(name: str, half: bool, tmp_path: Path) -
     assert {types[kernel] for kernel in kernels} == {
         onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
     }
+    norms = [n for n in graph.node if n.op_type == "LayerNormalization"]
+    counted = {a.i for n in norms for a in n.attribute if a.name == "stash_type"}
+    assert norms
+    assert counted <= {onnx.TensorProto.FLOAT}, "LayerNorm counts in single precision, which is its default"
     if name == "resnet":
         model = network.backbone.model  # type: ignore[attr-defined]
         used = [module for stage in model.encoder.stages[:3] for module in stage.modules()]
@@ -107,3 +119,24 @@ def test_the_graph_scores_as_torch_does(name: str, half: bool, tmp_path: Path) -
         assert len(kernels) == expected_kernels, (
             "the stem and three stages: what nothing is taken from is cut"
         )
+
+
+def test_a_batch_norm_beyond_half_precision_stays_what_it_is() -> None:
+    """A running variance of 1e6 is an infinity in half, and one of 1e-9 is nothing: what they make of an image is not."""
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm2d(4).eval()
+    norm.running_mean.copy_(torch.tensor([1e3, -1.0, 0.0, 1e-3]))  # type: ignore[union-attr]
+    norm.running_var.copy_(torch.tensor([1e6, 1.0, 100.0, 1e-9]))  # type: ignore[union-attr]
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    plain = torch.nn.BatchNorm2d(4, affine=False).eval()
+    plain.running_var.fill_(9.0)  # type: ignore[union-attr]
+    module = torch.nn.Sequential(norm, plain)
+    images = torch.randn(2, 4, 3, 3) * torch.tensor([1e3, 1.0, 10.0, 1e-2])[:, None, None]
+    with torch.no_grad():
+        expected = module(images)
+        settle_batch_norms(module)
+        torch.testing.assert_close(module(images), expected)
+        half = module.half()(images.half()).float()
+    assert half.isfinite().all()
+    torch.testing.assert_close(half, expected, rtol=5e-3, atol=5e-3)
