@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agp_edge.cli import ablation, data, device, engine, measure, network, run
+from agp_edge.cli import ablation, data, device, engine, measure, network, run, trust
 from agp_edge.cli.console import run_command
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "predict": ("On the device", run.predict),
     "benchmark": ("On the device", measure.benchmark),
     "inspect": ("Trust", data.inspect),
-    "verify": ("Trust", engine.verify),
+    "sign": ("Trust", trust.sign),
+    "verify": ("Trust", trust.verify),
     "compare": ("Trust", engine.compare),
 }
 """Command -> (panel of `--help`, function)."""

@@ -10,8 +10,9 @@ import importlib
 from pathlib import Path
 
 from agp_edge.engines.base import Backend, Inference, Session
-from agp_edge.engines.sidecar import Sidecar, read_sidecar
+from agp_edge.engines.sidecar import Sidecar, read_engine, read_sidecar
 from agp_edge.errors import InputError
+from agp_edge.trust import check_engine
 
 __all__ = [
     "BACKENDS",
@@ -45,11 +46,12 @@ def get_backend(name: str) -> Backend:
 
 
 def open_engine(path: Path) -> tuple[Session, Sidecar]:
-    """Open an engine: sidecar and hash first, and only then does a runtime see the bytes.
+    """Open an engine: sidecar, hash and this machine's policy first, and only then does a runtime see those very bytes.
 
     Raises:
         InputError: there is no such engine.
-        ArtefactError: corrupt, changed, or not for this machine.
+        ArtefactError: corrupt, changed, not for this machine, or not accepted by its policy.
     """
-    sidecar = read_sidecar(path)
-    return get_backend(sidecar.backend).open(path, sidecar), sidecar
+    sidecar, plan = read_engine(path)
+    check_engine(path, sidecar.unsealed, sidecar.seal)
+    return get_backend(sidecar.backend).open(path, sidecar, plan), sidecar

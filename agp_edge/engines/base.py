@@ -148,8 +148,13 @@ class Backend(Protocol):
             ArtefactError: the graph or the device does not suit it.
         """
 
-    def open(self, plan: Path, sidecar: Sidecar) -> Session:
+    def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
         """Load a plan whose hash was verified.
+
+        Args:
+            plan: the file.
+            sidecar: what is known of it.
+            data: the bytes that were verified: then the file is not read again. None reads it.
 
         Raises:
             ArtefactError: the plan is not for this machine.

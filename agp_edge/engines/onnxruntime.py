@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agp_edge.bundle import Bundle, check_onnx, check_onnx_bytes
 from agp_edge.engines.base import Backend, BuildOptions, BuildResult, Inference, Session
 from agp_edge.engines.sidecar import Sidecar
 from agp_edge.errors import ArtefactError, InputError
@@ -45,20 +46,32 @@ class OnnxRuntimeSession(Session):
         frame: the frame it takes.
         precision: what its graph is, for reports.
         threads: threads inside an operator; all of this process's cores by default.
+        data: the bytes that were verified: then the file is not read again.
 
     Raises:
         ArtefactError: ONNX Runtime does not load it, or its inputs and outputs are not ours.
     """
 
     def __init__(
-        self, model: Path, frame: FrameSpec, precision: Precision = "fp32", threads: int | None = None
+        self,
+        model: Path,
+        frame: FrameSpec,
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        *,
+        data: bytes | None = None,
     ) -> None:
         ort = _import()
         self.frame = frame
         self.precision = precision
+        # ONNX Runtime opens whatever file a graph names for its weights.
+        if data is None:
+            check_onnx(model)
+        else:
+            check_onnx_bytes(data, str(model))
         try:
             self._session = ort.InferenceSession(
-                str(model), _options(threads), providers=["CPUExecutionProvider"]
+                str(model) if data is None else data, _options(threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's own errors share no public base class.
             raise ArtefactError(
@@ -101,6 +114,17 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
+def open_graph(bundle: Bundle, precision: Precision = "fp32") -> OnnxRuntimeSession:
+    """A session over a bundle's own graph: the file is read once, and what was hashed is what ONNX Runtime gets.
+
+    Raises:
+        InputError: the bundle has no graph of this precision.
+        ArtefactError: it was changed since the bundle was read, or ONNX Runtime does not load it.
+    """
+    model = bundle.model_path(precision)
+    return OnnxRuntimeSession(model, bundle.manifest.frame, precision, data=bundle.model_bytes(precision))
+
+
 class _OnnxRuntime:
     name = "onnxruntime"
 
@@ -136,14 +160,14 @@ class _OnnxRuntime:
             ort.__version__, {"machine": platform.machine(), "provider": "CPUExecutionProvider"}, True
         )
 
-    def open(self, plan: Path, sidecar: Sidecar) -> Session:
+    def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
         machine = sidecar.device.get("machine")
         if machine != platform.machine():
             raise ArtefactError(
                 f"engine {plan} was built for {machine}, this machine is {platform.machine()}",
                 "build it here: agp-edge build-engine BUNDLE",
             )
-        return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision)
+        return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision, data=data)
 
 
 def get_backend(name: str) -> Backend:

@@ -10,8 +10,9 @@ from typing import Any
 
 from agp_edge.bundle import Manifest, refuse_other_kind
 from agp_edge.errors import ArtefactError, InputError
-from agp_edge.files import read_json, sha256_file
+from agp_edge.files import read_json, sha256_bytes, sha256_file
 from agp_edge.frame import PRECISIONS, FrameSpec, Precision
+from agp_edge.trust.seal import is_seal
 
 FORMAT = "agp-edge-engine"
 VERSION = 1
@@ -34,6 +35,8 @@ class Sidecar:
             empty where it could not be run, and then it gives no verdicts.
         gate: the gate's report against the FP32 reference, or None where it could not be run.
         accepted: the reason given to `--accept` when the gate did not pass.
+        seal: this device's, where a policy accepts the signer of the bundle; see `agp_edge.trust.seal`.
+        provisional: the normal scores are of images that the network was trained on, and promise nothing.
     """
 
     name: str
@@ -48,10 +51,19 @@ class Sidecar:
     normal_scores: list[float]
     gate: dict[str, Any] | None
     accepted: str | None = None
+    provisional: bool = False
+    seal: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is written."""
         return {"format": FORMAT, "version": VERSION, **vars(self), "frame": self.frame.to_dict()}
+
+    @property
+    def unsealed(self) -> dict[str, Any]:
+        """What a seal is over: everything that is written but the seal."""
+        value = self.to_dict()
+        del value["seal"]
+        return value
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], where: str) -> Sidecar:
@@ -67,6 +79,7 @@ class Sidecar:
             "name": (str,), "precision": (str,), "backend": (str,), "backend_version": (str,), "frame": (dict,),
             "plan_sha256": (str,), "bundle_sha256": (str,), "device": (dict,), "build_seconds": (int, float),
             "normal_scores": (list,), "gate": (dict, type(None)), "accepted": (str, type(None)),
+            "provisional": (bool,), "seal": (dict, type(None)),
         }  # fmt: skip
         fields = {k: v for k, v in value.items() if k not in ("format", "version")}
         wrong = [k for k in kinds if k not in fields or not isinstance(fields[k], kinds[k])]
@@ -79,6 +92,8 @@ class Sidecar:
             raise ArtefactError(f"{where}: there is no precision {fields['precision']!r}", rebuild)
         if not all(type(s) in (int, float) and math.isfinite(s) for s in fields["normal_scores"]):
             raise ArtefactError(f"{where}: a normal score is no number", rebuild)
+        if fields["seal"] is not None and not is_seal(fields["seal"]):
+            raise ArtefactError(f"{where}: its seal is none", rebuild)
         return cls(**{**fields, "frame": FrameSpec.from_dict(fields["frame"])})
 
 
@@ -104,6 +119,24 @@ def read_sidecar(engine: Path) -> Sidecar:
         InputError: there is no such engine, or it is a bundle, a run, a sidecar or an ONNX graph.
         ArtefactError: no sidecar, one that cannot be read, or a plan that is not the one it names.
     """
+    sidecar = _read(engine)
+    _check_plan(engine, sidecar, sha256_file(engine))
+    return sidecar
+
+
+def read_engine(engine: Path) -> tuple[Sidecar, bytes]:
+    """As `read_sidecar`, with the very bytes of the plan that were hashed, for a runtime to load.
+
+    Raises:
+        InputError, ArtefactError: as `read_sidecar`.
+    """
+    sidecar = _read(engine)
+    plan = engine.read_bytes()
+    _check_plan(engine, sidecar, sha256_bytes(plan))
+    return sidecar, plan
+
+
+def _read(engine: Path) -> Sidecar:
     refuse_other_kind(engine, "an engine")
     if not engine.is_file():
         raise InputError(f"there is no engine at {engine}", "build one: agp-edge build-engine BUNDLE")
@@ -113,13 +146,15 @@ def read_sidecar(engine: Path) -> Sidecar:
             f"sidecar of engine {engine} is missing: {path}",
             f"{path.name} must travel beside the engine: copy it from where the engine was built",
         )
-    sidecar = Sidecar.from_dict(read_json(path, f"sidecar of engine {engine}"), str(path))
-    if sha256_file(engine) != sidecar.plan_sha256:
+    return Sidecar.from_dict(read_json(path, f"sidecar of engine {engine}"), str(path))
+
+
+def _check_plan(engine: Path, sidecar: Sidecar, sha256: str) -> None:
+    if sha256 != sidecar.plan_sha256:
         raise ArtefactError(
             f"engine {engine} was changed: its hash is not its sidecar's",
             "build it again: agp-edge build-engine BUNDLE",
         )
-    return sidecar
 
 
 def cast_precision(text: str) -> Precision:

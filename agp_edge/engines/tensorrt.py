@@ -215,7 +215,7 @@ class _TensorRT:
         device = {"machine": platform.machine(), "compute_capabilities": targets}
         return BuildResult(trt.__version__, device, runs_here=False)
 
-    def open(self, plan: Path, sidecar: Sidecar) -> Session:
+    def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
         raise ArtefactError(
             f"engine {plan} cannot be run: this version of agp-edge builds {self._variant.title} engines, "
             "but has no runtime for them yet",
