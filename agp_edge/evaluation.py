@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from agp_edge.datasets.base import ClassData, Dataset, Sample
 from agp_edge.datasets.images import read_frame, read_truth
 from agp_edge.engines.base import Session
+from agp_edge.engines.measure import Labelled
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.extras import import_cv2
 from agp_edge.frame import FrameSpec
+from agp_edge.gate import LabelledMetrics
 from agp_edge.metrics import DEFAULT_AUPRO_LIMIT, Curve, PixelScores, ranking_metrics, roc_curve
 from agp_edge.progress import Progress, silent
 from agp_edge.verdict import Judge
@@ -230,6 +232,26 @@ def evaluate(
         classes[data.name], curves[data.name] = metrics, drawn
         images += judged
     return Evaluation(classes, aupro_limit, images, curves)
+
+
+def labelled_metrics(dataset: Dataset, progress: Progress = silent) -> Labelled | None:
+    """What measures artefacts on a data set's labelled images for the gate; None where there are no defects.
+
+    Args:
+        dataset: its test images are read and nothing else of it.
+        progress: told after each image.
+    """
+    if all(sample.good for data in dataset.classes for sample in data.test):
+        return None
+
+    def measured(session: Session) -> LabelledMetrics:
+        found = evaluate(session, dataset, progress=progress)
+        ranked = [c for c in found.classes.values() if c.values["image_auroc"] is not None]
+        steps = [1 / (c.n_good * c.n_defect * len(ranked)) for c in ranked]
+        values = found.mean.values
+        return LabelledMetrics(values["image_auroc"], values["aupro"], max(steps, default=0.0))
+
+    return measured
 
 
 def merge(evaluations: Iterable[Evaluation]) -> Evaluation:

@@ -1,4 +1,4 @@
-"""build-engine, verify, compare: what is trusted, and why."""
+"""build-engine, compare: an engine for this machine, and the gate between any two artefacts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
-from agp_edge.cli.options import JSON
+from agp_edge.cli.console import progress_bar, say, table, write_json_result
+from agp_edge.cli.options import FLIPS, JSON, PROVE
 from agp_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,18 +37,20 @@ def build_engine(
     save_engine: Path | None = typer.Option(
         None, "--save-engine", metavar="FILE", help="Where to put the engine; beside the bundle by default."
     ),
+    data: Path | None = typer.Option(
+        None,
+        "--data",
+        metavar="DATA",
+        help="Judge on DATA's good images, not on the bundle's frames; with labelled images, on AUROC too.",
+    ),
     accept: str | None = typer.Option(
         None,
         "--accept",
         metavar="REASON",
         help="Keep an engine that its gate did not pass; the reason is written into it.",
     ),
-    prove: str | None = typer.Option(
-        None,
-        "--prove",
-        metavar="RATE",
-        help="Demand that the 95 % bound of the flip rate is below this, as in 0.5%.",
-    ),
+    prove: str | None = PROVE,
+    flips: Path | None = FLIPS,
     json: str | None = JSON,
 ) -> None:
     """Compile a bundle for a machine, and keep the engine only if no verdict changes.
@@ -63,10 +65,10 @@ def build_engine(
     from agp_edge.engines.base import BuildOptions
     from agp_edge.engines.builder import build_engine as build
     from agp_edge.engines.sidecar import cast_precision
-    from agp_edge.gate import parse_rate
+    from agp_edge.evaluation import labelled_metrics
+    from agp_edge.gate import check_reason, parse_rate
 
-    if accept is not None and not accept.strip():
-        raise InputError("--accept was given no reason", "write why, as in --accept 'trial on line 3'")
+    check_reason(accept)
     if all_precisions and save_engine is not None:
         raise InputError(
             "--save-engine names one file, --all-precisions makes several", "leave one of them out"
@@ -74,7 +76,16 @@ def build_engine(
     read = Bundle(bundle)
     chosen = read.manifest.precisions if all_precisions else [cast_precision(precision)]
     options = BuildOptions(tuple(compute_capability), workspace, timing_cache)
-    rate = parse_rate(prove) if prove else None
+    rate = parse_rate(prove) if prove is not None else None
+    frames = dataset = None
+    if data is not None:
+        from agp_edge.cli.artefacts import seen_hashes
+        from agp_edge.datasets import load_dataset
+        from agp_edge.engines.measure import frames_of_dataset, has_good
+
+        dataset = load_dataset(data)
+        if has_good(dataset):
+            frames = frames_of_dataset(dataset, read.manifest.frame, seen_hashes(read))
     results = []
     for item in chosen:
         with progress_bar(f"build {item}") as progress:
@@ -86,6 +97,9 @@ def build_engine(
                 save_engine=save_engine,
                 accept=accept,
                 prove=rate,
+                frames=frames,
+                labelled=labelled_metrics(dataset, progress) if dataset is not None else None,
+                flips=flips,
                 progress=progress,
             )
         results.append(built)
@@ -109,60 +123,24 @@ def describe_built(built: Built) -> str:
         )
     else:
         lines.append(f"  gate: {built.report.describe()}")
+        lines += [f"    {line}" for line in built.report.describe_more()]
+    if built.shown is not None:
+        lines.append(f"  {built.shown}")
     if sidecar.accepted is not None:
         lines.append(f"  accepted by hand: {sidecar.accepted}")
     return "\n".join(lines)
-
-
-def verify(
-    path: Path = typer.Argument(..., metavar="X", help="A run, a bundle or an engine."),
-    json: str | None = JSON,
-) -> None:
-    """Say whether a run, bundle or engine is whole, and passes its self-test.
-
-    Example:
-
-    \b
-      agp-edge verify brick.bundle
-    """
-    from agp_edge.cli.artefacts import kind_of, open_artefact, warn_if_interrupted
-
-    kind = kind_of(path)
-    if kind == "run":
-        warn_if_interrupted(path)
-    checks = ["every file is there and has its hash"]
-    session, normal, name = open_artefact(path)
-    with session:
-        checks.append("it loads, and takes the frames it says")
-        if kind == "bundle":
-            from agp_edge.bundle import Bundle
-            from agp_edge.engines.builder import check_self_test
-
-            bundle = Bundle(path)
-            check_self_test(bundle)
-            frames = sum(frame.self_test for frame in bundle.manifest.frames)
-            if frames:
-                checks.append(f"self-test: {frames} frames score as where it was made")
-            else:
-                note("no self-test: the bundle is not calibrated; run: agp-edge calibrate BUNDLE DATA")
-    say(f"{name}: good\n" + "\n".join(f"  {line}" for line in checks), json)
-    write_json_result(
-        json, {"path": str(path), "kind": kind, "good": True, "checks": checks, "normal_scores": len(normal)}
-    )
 
 
 def compare(
     a: Path = typer.Argument(..., metavar="A", help="The reference: a run, bundle or engine."),
     b: Path = typer.Argument(..., metavar="B", help="The candidate: a run, bundle or engine."),
     data: Path | None = typer.Argument(
-        None, metavar="DATA", help="Good images neither was trained on; by default the bundle's own."
-    ),
-    prove: str | None = typer.Option(
         None,
-        "--prove",
-        metavar="RATE",
-        help="Demand that the 95 % bound of the flip rate is below this, as in 0.5%.",
+        metavar="DATA",
+        help="Good images neither was trained on, by default the bundle's own; with labelled images AUROC, too.",
     ),
+    prove: str | None = PROVE,
+    flips: Path | None = FLIPS,
     json: str | None = JSON,
 ) -> None:
     """Hold two artefacts against each other: does any verdict change? Exit 3 if so.
@@ -173,10 +151,14 @@ def compare(
       agp-edge compare brick.bundle brick.int8.onnxruntime.engine
     """
     from agp_edge.cli.artefacts import find_bundle, open_artefact, trained_hashes
-    from agp_edge.engines.measure import frames_of_bundle, frames_of_dataset, judge, measure
+    from agp_edge.engines.measure import frames_of_bundle, frames_of_dataset, has_good, judge, measure
+    from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
+    from agp_edge.evaluation import labelled_metrics
     from agp_edge.gate import parse_rate
 
-    rate = parse_rate(prove) if prove else None
+    rate = parse_rate(prove) if prove is not None else None
+    shown_in = refusal_folder(b, flips)
+    check_folder(shown_in)
     (session_a, _, name_a), (session_b, _, name_b) = open_artefact(a), open_artefact(b)
     with session_a, session_b, progress_bar("compare") as progress:
         if session_a.frame.shape != session_b.frame.shape:
@@ -185,19 +167,26 @@ def compare(
                 "no frame fits both, so they cannot be compared",
                 "export both for one camera: agp-edge export RUN --out BUNDLE --frame-size WxH",
             )
-        if data is None:
-            frames = frames_of_bundle(find_bundle([a, b]))
-        else:
+        dataset = None
+        if data is not None:
             from agp_edge.datasets import load_dataset
 
-            frames = frames_of_dataset(load_dataset(data), session_a.frame, trained_hashes([a, b]))
-        report = judge(
-            measure(session_a, frames, progress), measure(session_b, frames, progress), frames, prove=rate
+            dataset = load_dataset(data)
+        if dataset is not None and has_good(dataset):
+            frames = frames_of_dataset(dataset, session_a.frame, trained_hashes([a, b]))
+        else:
+            frames = frames_of_bundle(find_bundle([a, b]))
+        labelled = labelled_metrics(dataset, progress) if dataset is not None else None
+        both = (
+            measure(session_a, frames, progress, labelled),
+            measure(session_b, frames, progress, labelled),
         )
+        report = judge(*both, frames, prove=rate)
+    shown = show_refusal(shown_in, "compare", name_b, report, both, frames)
     rows = [
         ("threshold of A", f"{report.reference_threshold:.6g}", name_a),
         ("threshold of B", f"{report.candidate_threshold:.6g}", name_b),
     ]
-    say(f"{report.describe()}\n{table(rows)}", json)
+    say("\n".join([report.describe(), *report.describe_more(), table(rows)]), json)
     write_json_result(json, {"a": str(a), "b": str(b), **report.to_dict()})
-    report.check(name_b, can_accept=False)
+    report.check(name_b, can_accept=False, shown=shown)

@@ -11,14 +11,16 @@ from pathlib import Path
 from agp_edge.bundle import Bundle
 from agp_edge.engines import get_backend
 from agp_edge.engines.base import BuildOptions
-from agp_edge.engines.measure import frames_of_bundle, judge, measure
-from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+from agp_edge.engines.measure import HeldOut, Labelled, frames_of_bundle, judge, measure
+from agp_edge.engines.onnxruntime import open_graph
+from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
 from agp_edge.engines.sidecar import SUFFIX, Sidecar, engine_name, sidecar_path
 from agp_edge.errors import ArtefactError, DiskFullError, InputError
 from agp_edge.files import flush, sha256_file, translate_write_errors, write_json
 from agp_edge.frame import Precision
-from agp_edge.gate import GateReport
+from agp_edge.gate import GateReport, Scores, check_reason
 from agp_edge.progress import Progress, silent
+from agp_edge.trust import check_can_seal, seal_engine
 
 AUTO_ORDER = ("tensorrt", "onnxruntime")
 """What `auto` tries: a GPU that is here first. TensorRT-RTX is asked for by name: its GPU may be elsewhere."""
@@ -33,12 +35,14 @@ class Built:
         sidecar: what is known of it.
         size_bytes: of the plan.
         report: the gate's, or None where the plan could not be run here.
+        shown: where the frames of a gate that was overridden can be seen, in words; None where it passed.
     """
 
     path: Path
     sidecar: Sidecar
     size_bytes: int
     report: GateReport | None
+    shown: str | None = None
 
 
 def choose_backend(name: str) -> str:
@@ -71,6 +75,9 @@ def build_engine(
     save_engine: Path | None = None,
     accept: str | None = None,
     prove: float | None = None,
+    frames: HeldOut | None = None,
+    labelled: Labelled | None = None,
+    flips: Path | None = None,
     progress: Progress = silent,
 ) -> Built:
     """Build an engine from a bundle, judge it, and write it with its sidecar.
@@ -83,13 +90,18 @@ def build_engine(
         save_engine: where to put the plan; by default beside the bundle, under its proper name.
         accept: a reason for which an engine that the gate does not pass is put in place all the same.
         prove: as `gate.compare`.
+        frames: to judge on; by default those that the bundle carries.
+        labelled: measures an artefact on labelled images, for the gate's AUROC.
+        flips: as `refusal_folder`: where to show the frames for which the gate refuses the engine.
         progress: told of the build and of the frames measured.
 
     Raises:
-        InputError: a bundle without this precision, or a wrong option.
-        GateError: the gate refused or was inconclusive; nothing is put in place.
+        InputError: a bundle without this precision, an empty reason, or a wrong option.
+        GateError: the gate refused or was inconclusive; nothing is put in place, and an earlier engine stays.
         ArtefactError: the graph or the machine does not suit the backend.
     """
+    check_reason(accept)
+    check_can_seal(bundle.signer)
     backend_name = choose_backend(backend_name)
     backend = get_backend(backend_name)
     if not bundle.manifest.calibrated:
@@ -108,22 +120,25 @@ def build_engine(
             f"{target} is there without {sidecar_path(target).name}: it may be no engine, and would be lost",
             "give --save-engine another name",
         )
+    shown_in = refusal_folder(target, flips)
+    check_folder(shown_in)
     with translate_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".agp-edge-build-", dir=target.parent)
     with scratch as folder:
         plan = Path(folder) / target.name
+        graph = _own_graph(bundle, precision, Path(folder))
         start = time.monotonic()
         try:
             with translate_write_errors(target):
-                result = backend.build(model, plan, options or BuildOptions(), progress)
+                result = backend.build(graph, plan, options or BuildOptions(), progress)
         except ArtefactError as error:
             # A library that could not write its plan says anything but that.
             if shutil.disk_usage(folder).free < model.stat().st_size:
                 raise DiskFullError(
                     f"no space left to write {target}", "free space there, or give another --save-engine"
                 ) from error
-            raise
+            raise ArtefactError(error.what.replace(str(graph), str(model)), error.hint) from error
         sidecar = Sidecar(
             name=bundle.manifest.name,
             precision=precision,
@@ -136,28 +151,67 @@ def build_engine(
             build_seconds=round(time.monotonic() - start, 3),
             normal_scores=[],
             gate=None,
-            accepted=accept,
         )
-        report = None
+        report = shown = None
         if result.runs_here:
-            sidecar, report = _judge(bundle, plan, sidecar, prove, progress)
+            frames = frames or frames_of_bundle(bundle)
+            both = _measure(bundle, plan, sidecar, frames, labelled, progress)
+            report = judge(*both, frames, prove=prove)
+            shown = show_refusal(shown_in, "build-engine", target.name, report, both, frames)
             if accept is None:
-                report.check(target.name)
+                report.check(target.name, shown=shown)
+            sidecar = replace(
+                sidecar,
+                normal_scores=sorted(both[1].normal),
+                provisional=frames.provisional,
+                gate=report.to_dict(),
+            )
+        passed = report is not None and report.outcome == "passed"
+        sidecar = replace(sidecar, accepted=_accepted(bundle, precision, None if passed else accept))
+        sidecar = replace(sidecar, seal=seal_engine(sidecar.unsealed, bundle.signer))
         _install(plan, target, sidecar)
-    return Built(target, sidecar, target.stat().st_size, report)
+    return Built(target, sidecar, target.stat().st_size, report, shown)
 
 
-def _judge(
-    bundle: Bundle, plan: Path, sidecar: Sidecar, prove: float | None, progress: Progress
-) -> tuple[Sidecar, GateReport]:
-    """Measure the plan and the FP32 reference, both here and now, and compare."""
-    frames = frames_of_bundle(bundle)
-    with OnnxRuntimeSession(bundle.model_path("fp32"), bundle.manifest.frame) as session:
-        reference = measure(session, frames, progress)
+def _own_graph(bundle: Bundle, precision: Precision, folder: Path) -> Path:
+    """The graph to build from: the bundle's file, or of a signed bundle a private copy of the bytes that were verified.
+
+    A builder opens its graph by path, and between our look at that path and its own the file may change.
+    """
+    model = bundle.model_path(precision)
+    if bundle.signer is None:
+        return model
+    own = folder / model.name
+    with translate_write_errors(own):
+        own.write_bytes(bundle.model_bytes(precision))
+    return own
+
+
+def _accepted(bundle: Bundle, precision: Precision, here: str | None) -> str | None:
+    """The reasons for which this precision was kept although a gate did not pass: in the bundle, and here."""
+    before = bundle.manifest.artefacts.get(precision, {}).get("accepted")
+    reasons = [f"in the bundle: {before}"] if before else []
+    return "; ".join([*reasons, *([here] if here else [])]) or None
+
+
+def _measure(
+    bundle: Bundle,
+    plan: Path,
+    sidecar: Sidecar,
+    frames: HeldOut,
+    labelled: Labelled | None,
+    progress: Progress,
+) -> tuple[Scores, Scores]:
+    """Measure the FP32 reference and the plan, both here and now.
+
+    Raises:
+        ArtefactError: the reference does not score here as where the bundle was made; nothing can be held against it.
+    """
+    check_self_test(bundle)
+    with open_graph(bundle) as session:
+        reference = measure(session, frames, progress, labelled)
     with get_backend(sidecar.backend).open(plan, sidecar) as session:
-        candidate = measure(session, frames, progress)
-    report = judge(reference, candidate, frames, prove=prove)
-    return replace(sidecar, normal_scores=sorted(candidate.normal), gate=report.to_dict()), report
+        return reference, measure(session, frames, progress, labelled)
 
 
 def _install(plan: Path, target: Path, sidecar: Sidecar) -> None:
@@ -182,7 +236,7 @@ def check_self_test(bundle: Bundle) -> None:
     entries, frames = bundle.load_frames(self_test=True)
     if not entries:
         return
-    with OnnxRuntimeSession(bundle.model_path("fp32"), bundle.manifest.frame) as session:
+    with open_graph(bundle) as session:
         scores = session.infer(frames).score
     for entry, score in zip(entries, scores.tolist(), strict=True):
         if not abs(score - entry.score) <= 1e-3 * max(abs(entry.score), 1e-12):

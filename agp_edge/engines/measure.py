@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,11 @@ from agp_edge.engines.base import Session
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import sha256_bytes
 from agp_edge.frame import FrameSpec
-from agp_edge.gate import GateReport, Scores
+from agp_edge.gate import GateReport, LabelledMetrics, Scores
 from agp_edge.progress import Progress, silent
+
+Labelled = Callable[[Session], LabelledMetrics]
+"""Measures an artefact on labelled images: they are the caller's."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class HeldOut:
         threshold, gate: [N, H, W, C] uint8.
         names: of the gate frames.
         splits: part -> hash of its frame hashes.
+        provisional: the threshold frames are altered copies of images that the network was trained on.
     """
 
     threshold: NDArray[np.uint8]
     gate: NDArray[np.uint8]
     names: list[str]
     splits: dict[str, str]
+    provisional: bool = False
 
 
 def frames_of_bundle(bundle: Bundle) -> HeldOut:
@@ -45,12 +51,17 @@ def frames_of_bundle(bundle: Bundle) -> HeldOut:
     _, threshold = bundle.load_frames("threshold")
     entries, gate_frames = bundle.load_frames("gate")
     if not len(threshold):
+        outside = (
+            "its frames are outside (--frames-outside): give good images, as in build-engine --data DATA"
+        )
         raise ArtefactError(
-            f"bundle {bundle.path} carries no frames to measure on", "run: agp-edge calibrate BUNDLE DATA"
+            f"bundle {bundle.path} carries no frames to measure on",
+            outside if bundle.manifest.calibrated else f"run: agp-edge calibrate {bundle.path} DATA",
         )
     hashes = bundle.manifest.split_hashes()
     splits = {part: hashes[part] for part in ("gate", "threshold")}
-    return HeldOut(threshold, gate_frames, [entry.name for entry in entries], splits)
+    names = [entry.name for entry in entries]
+    return HeldOut(threshold, gate_frames, names, splits, bundle.manifest.provisional)
 
 
 def frames_of_dataset(dataset: Dataset, spec: FrameSpec, trained: set[str]) -> HeldOut:
@@ -79,8 +90,21 @@ def frames_of_dataset(dataset: Dataset, spec: FrameSpec, trained: set[str]) -> H
     return HeldOut(frames["threshold"], gate_frames, names, splits)
 
 
-def measure(session: Session, frames: HeldOut, progress: Progress = silent) -> Scores:
+def has_good(dataset: Dataset) -> bool:
+    """Whether a data set has good images outside its test images."""
+    return any(data.train or data.validation for data in dataset.classes)
+
+
+def measure(
+    session: Session, frames: HeldOut, progress: Progress = silent, labelled: Labelled | None = None
+) -> Scores:
     """Score the threshold and gate frames with a session.
+
+    Args:
+        session: the artefact.
+        frames: the same for every artefact that is compared.
+        progress: told of frames.
+        labelled: measures it on labelled images, too.
 
     Raises:
         ArtefactError: a score is no finite number.
@@ -104,7 +128,13 @@ def measure(session: Session, frames: HeldOut, progress: Progress = silent) -> S
                 "take a higher precision, or export the run again",
             )
         parts[part] = scores, np.concatenate(maps) if maps else np.zeros((0, 1, 1), np.float32)
-    return Scores(parts["threshold"][0], parts["gate"][0], parts["gate"][1])
+    return Scores(
+        normal=parts["threshold"][0],
+        gate=parts["gate"][0],
+        maps=parts["gate"][1],
+        precision=session.precision,
+        labelled=labelled(session) if labelled is not None else None,
+    )
 
 
 def judge(reference: Scores, candidate: Scores, frames: HeldOut, *, prove: float | None = None) -> GateReport:
