@@ -5,6 +5,9 @@ For n scores of good frames that the network never saw, and a false-reject rate 
 ceil((n+1)(1-a))-th smallest. Over draws of those frames a good frame is rejected with probability at most
 a, whatever the distribution, while good frames stay exchangeable. What one set of n promises follows
 Beta(k, n + 1 - k), with k the rank taken.
+
+Scores of images that the network was trained on are exchangeable with nothing. Where there are no others they are
+`provisional`: a threshold over them works, promises nothing, and says so wherever it is shown.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from agp_edge.errors import InputError
@@ -32,10 +36,12 @@ class Threshold:
 
     Attributes:
         value: the score above which a frame is NG.
-        false_reject_rate: the marginal promise a.
-        bound_95: with 95 % confidence this one set of scores promises a true false-reject rate below this.
+        false_reject_rate: the marginal promise a; where it is provisional, only the rate that the rank was taken for.
+        bound_95: with 95 % confidence this one set of scores promises a true false-reject rate below this; 1 where it
+            is provisional, since then nothing bounds it.
         n: how many scores of good frames it was taken from.
         chosen_by_n: the default rate could not be promised by n scores, so 1/(n+1) was taken.
+        provisional: the scores are of images that the network was trained on.
     """
 
     value: float
@@ -43,15 +49,38 @@ class Threshold:
     bound_95: float
     n: int
     chosen_by_n: bool = False
+    provisional: bool = False
 
     def describe(self) -> str:
         """One short line for a person: with a name before it, it fits a terminal of 80 columns."""
+        if self.provisional:
+            return f"{self.value:.6g} from n = {self.n}, PROVISIONAL: nothing is promised"
         return (
             f"{self.value:.6g} from n = {self.n}: false rejects <= {self.false_reject_rate:.2%}, "
             f"95 % bound {self.bound_95:.2%}"
         )
 
+    def notes(self) -> list[str]:
+        """What a person should know beyond that, a line each: why it promises nothing, or less than usual."""
+        if self.provisional:
+            return [
+                f"provisional: from altered copies of {self.n} images that the network was trained on, so it may be far "
+                "too low or too high. Calibrate again with good images that it never saw"
+            ]
+        if self.chosen_by_n:
+            return [
+                f"n = {self.n} promises false rejects of {self.false_reject_rate:.2%} at best; "
+                f"{DEFAULT_FALSE_REJECT_RATE:.0%} needs n = {needed_for(DEFAULT_FALSE_REJECT_RATE)}"
+            ]
+        return []
 
+
+def needed_for(false_reject_rate: float) -> int:
+    """How many scores it takes to promise a false-reject rate: the least n with 1/(n+1) <= a."""
+    return math.ceil(1 / false_reject_rate - 1 - 1e-9)
+
+
+@lru_cache(maxsize=1024)
 def beta_quantile(p: float, a: int, b: int) -> float:
     """The p-quantile of Beta(a, b) for whole a, b >= 1, by bisection on the binomial tail.
 
@@ -88,12 +117,15 @@ def upper_bound_95(events: int, n: int) -> float:
     return beta_quantile(0.95, events + 1, n - events)
 
 
-def choose_threshold(normal_scores: Sequence[float], false_reject_rate: float | None = None) -> Threshold:
+def choose_threshold(
+    normal_scores: Sequence[float], false_reject_rate: float | None = None, *, provisional: bool = False
+) -> Threshold:
     """The split-conformal threshold for a false-reject rate.
 
     Args:
         normal_scores: scores of held-out good frames, in any order.
         false_reject_rate: a in (0, 1); without it 1 %, or 1/(n+1) where n < 99.
+        provisional: the scores are of images that the network was trained on.
 
     Raises:
         InputError: no scores, a rate outside (0, 1), or one that n scores cannot promise.
@@ -108,7 +140,7 @@ def choose_threshold(normal_scores: Sequence[float], false_reject_rate: float | 
     chosen_by_n = False
     if false_reject_rate is None:
         rate = DEFAULT_FALSE_REJECT_RATE
-        if n < 99:
+        if n < needed_for(rate):
             rate, chosen_by_n = 1 / (n + 1), True
     else:
         rate = false_reject_rate
@@ -119,13 +151,14 @@ def choose_threshold(normal_scores: Sequence[float], false_reject_rate: float | 
     # The tiny term keeps (n+1)(1-a), exact on paper, from being rounded up to the next rank.
     k = math.ceil((n + 1) * (1 - rate) - 1e-9)
     if k > n:
-        needed = math.ceil(1 / rate - 1 - 1e-9)
+        needed = needed_for(rate)
         raise InputError(
             f"{n} good frames cannot promise a false-reject rate of {rate:.3%}",
             f"calibrate with at least {needed} held-out good frames, or ask for {1 / (n + 1):.3%} or more",
         )
     k = max(k, 1)
-    return Threshold(ordered[k - 1], rate, beta_quantile(0.95, n + 1 - k, k), n, chosen_by_n)
+    bound = 1.0 if provisional else beta_quantile(0.95, n + 1 - k, k)
+    return Threshold(ordered[k - 1], rate, bound, n, chosen_by_n, provisional)
 
 
 class Judge:
@@ -135,10 +168,12 @@ class Judge:
         normal_scores: scores of held-out good frames; may be empty where a threshold is set by hand.
         false_reject_rate: as `choose_threshold`.
         threshold: a threshold set by hand, which then replaces the conformal one (p-values stay).
+        provisional: the normal scores are of images that the network was trained on.
 
     Attributes:
         threshold: the score above which a frame is NG.
         conformal: what the normal scores promise; None where there are none.
+        provisional: verdicts or p-values rest on provisional scores.
 
     Raises:
         InputError: as `choose_threshold`.
@@ -150,11 +185,13 @@ class Judge:
         false_reject_rate: float | None = None,
         *,
         threshold: float | None = None,
+        provisional: bool = False,
     ) -> None:
         self._ordered = sorted(float(s) for s in normal_scores)
         self.conformal: Threshold | None = None
+        self.provisional = provisional and bool(self._ordered)
         if self._ordered or threshold is None:
-            self.conformal = choose_threshold(self._ordered, false_reject_rate)
+            self.conformal = choose_threshold(self._ordered, false_reject_rate, provisional=provisional)
             self.threshold = self.conformal.value
         if threshold is not None:
             self.threshold = float(threshold)

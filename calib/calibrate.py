@@ -1,111 +1,54 @@
-"""Calibrate a bundle: the four splits, the INT8 graph, and the normal scores that thresholds come from."""
+"""Calibrate a bundle: the four splits, the INT8 graph, and the normal scores that thresholds come from.
+
+A calibration belongs to one FP32 graph and one set of frames; the manifest has the hashes of both. Nothing of an earlier
+one is taken over: ranges, scales and scores are measured anew each time, and a bundle whose calibration belongs to another
+graph is refused wherever it would be used, until it is calibrated again.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.bundle import (
-    SELF_TEST_FRAMES,
     Bundle,
-    BundleFrame,
     Manifest,
-    Part,
     model_file,
-    split_held_out,
-    split_trained,
     write_bundle,
 )
-from agp_edge.datasets import content_hashes
-from agp_edge.datasets.base import Dataset, Sample
-from agp_edge.datasets.images import read_image, write_png
-from agp_edge.engines.measure import frames_of_bundle, judge, measure
-from agp_edge.engines.onnxruntime import OnnxRuntimeSession
-from agp_edge.errors import GateError, InputError
-from agp_edge.frame import FrameSpec, Precision
-from agp_edge.gate import GateReport, Scores
+from agp_edge.datasets.base import Dataset
+from agp_edge.engines.measure import HeldOut, Labelled, frames_of_bundle, judge, measure
+from agp_edge.engines.onnxruntime import open_graph
+from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
+from agp_edge.errors import InputError
+from agp_edge.evaluation import labelled_metrics
+from agp_edge.files import sha256_file
+from agp_edge.frame import PRECISIONS, FrameSpec, Precision
+from agp_edge.gate import GateReport, Scores, check_reason
 from agp_edge.progress import Progress, silent
-from agp_edge.verdict import Threshold, choose_threshold
-from calib.quantise import Method, quantise
+from agp_edge.verdict import choose_threshold
+from calib.calibration import Calibration
+from calib.choose import CHOICES, Choice, choose_frames, choose_splits
+from calib.features import Features, measure_features
+from calib.held_out import carried_over, with_scores, write_copies, write_frames
+from calib.images import GoodImages
+from calib.layers import select_layers
+from calib.leaks import refuse_test_images
+from calib.quantise import METHODS, Method, Quantiser
+from calib.search import LayerChoice, search_precision
+from calib.sensitivity import MIN_FRAMES as MIN_SEARCH_FRAMES
+from calib.sensitivity import describe_layers, measure_sensitivity
 
+Quantise = Literal["search", "all"]
+"""Layers that INT8 takes: as many as the gate's allowance permits on the search frames, or all."""
 ADVISED_FRAMES = 100
 """Below this many frames the INT8 ranges are a matter of luck: said, not refused."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a calibration did.
-
-    Attributes:
-        bundle: the bundle as it is now.
-        quantised: operators in INT8.
-        splits: part -> number of frames.
-        thresholds: precision -> its own threshold.
-        reports: precision -> its gate against FP32.
-        accepted: the reason for which a graph that its gate did not pass was kept.
-        written: whether the bundle was; an earlier calibration is not replaced by one that a gate did not pass.
-        warnings: what the user should know.
-    """
-
-    bundle: Bundle
-    quantised: int
-    splits: dict[str, int]
-    thresholds: dict[Precision, Threshold]
-    reports: dict[Precision, GateReport]
-    accepted: str | None = None
-    written: bool = True
-    warnings: list[str] = field(default_factory=list)
-
-    def describe(self) -> str:
-        """What was done, for a person."""
-        parts = ", ".join(f"{part} {n}" for part, n in self.splits.items())
-        lines = [f"{self.bundle.path}: {self.quantised} operators in INT8; good frames: {parts}"]
-        if not self.written:
-            lines.append("not written: the bundle keeps its earlier calibration")
-        for precision, threshold in self.thresholds.items():
-            lines.append(f"{precision}  threshold {threshold.describe()}")
-            if precision in self.reports:
-                lines.append(f"  gate {self.reports[precision].describe()}")
-        reference = self.thresholds["fp32"]
-        if reference.chosen_by_n:
-            lines.append(
-                f"n = {reference.n} promises false rejects of {reference.false_reject_rate:.2%} at best; 1% needs n = 99"
-            )
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `--json` gives it."""
-        return {
-            "bundle": str(self.bundle.path),
-            "quantised": self.quantised,
-            "splits": self.splits,
-            "thresholds": {p: vars(t) for p, t in self.thresholds.items()},
-            "gates": {p: r.to_dict() for p, r in self.reports.items()},
-            "written": self.written,
-            "warnings": self.warnings,
-        }
-
-    def check(self) -> None:
-        """Raise if a gate did not pass and nobody accepted that.
-
-        Raises:
-            GateError: refused, or inconclusive.
-        """
-        if self.accepted is not None:
-            return
-        try:
-            for precision, report in self.reports.items():
-                report.check(f"{self.bundle.manifest.name} {precision}")
-        except GateError as error:
-            if self.written:
-                raise
-            kept = f"{error.hint}; {self.bundle.path} keeps its earlier calibration"
-            raise GateError(error.what, kept) from error
 
 
 def calibrate(
@@ -113,45 +56,81 @@ def calibrate(
     dataset: Dataset,
     *,
     frames: int = 128,
+    choice: Choice = "k-centre",
+    seed: int = 0,
     method: Method = "max",
+    frames_outside: bool = False,
+    quantise: Quantise = "search",
+    keep: Collection[str] = (),
+    sensitivity: bool = False,
     accept: str | None = None,
+    prove: float | None = None,
+    flips: Path | None = None,
     progress: Progress = silent,
 ) -> Calibration:
     """Calibrate a bundle in place.
 
     A bundle that was not calibrated is written in every case: FP32 needs no gate, and a graph that the gate refuses is
-    left out of it. One that was calibrated before is left as it was when a gate does not pass.
+    left out of it. One that was calibrated before is left as it was when a gate does not pass, unless that calibration
+    was provisional or is not of this FP32 graph.
 
     Args:
         path: the bundle.
-        dataset: good images: those the network was trained on serve the ranges, the others gate and threshold.
-        frames: at most so many for the INT8 ranges.
+        dataset: good images: those the network was trained on serve the ranges, the others gate and threshold. Its
+            test images serve the gate's AUROC, and nothing else.
+        frames: at most so many for the INT8 ranges, and as many for the search of precisions.
+        choice: how the frames for the ranges are chosen, see `calib.choose`.
+        seed: of that choice.
         method: how INT8 ranges are taken.
+        frames_outside: the bundle carries hashes of gate and threshold frames, and not the frames.
+        quantise: layers that INT8 takes: as many as the gate's allowance permits on the search frames, or all.
+        keep: names of layers that are left as they are, see `calib.layers.select_layers`.
+        sensitivity: measure what each layer costs alone, although nothing has to be left out.
         accept: a reason to keep a graph that its gate did not pass; it is written down.
+        prove: as `gate.compare`.
+        flips: folder for the frames that a gate refuses a graph for; by default beside the bundle.
         progress: told of frames.
 
     Raises:
-        InputError: no good image that the network never saw, one of another size, or a wrong option.
+        InputError: test images among the good ones, no good image that the network never saw although training held
+            some out, one of another size, or a wrong option.
         ArtefactError: the bundle cannot be read, or a graph's scores are no finite numbers.
 
     Returns:
         What was done; its `check` raises where a gate did not pass.
     """
-    if frames < 1:
-        raise InputError(f"{frames} frames cannot be chosen", "give --frames 100 or more")
+    _check_options(frames, choice, method, quantise)
+    check_reason(accept)
     bundle = Bundle(path)
     manifest = bundle.manifest
-    samples = [s for data in dataset.classes for s in (*data.train, *data.validation)]
-    by_hash = dict(zip(content_hashes(samples), samples, strict=True))
-    splits = choose_splits(list(by_hash), set(manifest.trained), frames)
-    if not splits["threshold"] or not splits["ranges"]:
-        source = "give the folder that it was trained on (training held some out), or new good images"
-        if not manifest.held_out:
-            source = "training held none out, as it does with --shots: collect good images that it never saw"
+    for precision in PRECISIONS:
+        check_folder(_refusal(path, precision, flips))
+    images = GoodImages.of(dataset, manifest.frame)
+    known = {*manifest.trained, *manifest.held_out}
+    warnings = refuse_test_images(dataset, images.samples, known)
+    splits = choose_splits(list(images.samples), set(manifest.trained))
+    provisional = not splits["threshold"] and not manifest.held_out
+    if not splits["ranges"] or not (splits["threshold"] or provisional):
         raise InputError(
-            f"{dataset.root} has no good image that the network was not trained on, or too few", source
+            f"{dataset.root} has no good image that the network was not trained on, or too few",
+            "give the folder that it was trained on (training held some out), or new good images",
         )
-    warnings = _warn_of_other_images(manifest, set(by_hash))
+    if provisional and frames_outside:
+        raise InputError(
+            f"{dataset.root} has no good image that the network was not trained on, and provisional scores need "
+            "altered copies, which only the bundle has",
+            "leave out --frames-outside, or give new good images",
+        )
+    warnings += images.warnings + _warn_of_other_images(manifest, set(images.samples))
+
+    # Not `model_path`, which refuses a stale calibration: this is where it is mended.
+    fp32 = bundle.path / model_file("fp32")
+
+    def features_of(hashes: list[str]) -> Features:
+        return measure_features(fp32, manifest.frame, map(images.read, hashes), len(hashes), progress)
+
+    splits["ranges"] = choose_frames(splits["ranges"], frames, choice, seed, features_of)
+    splits["search"] = splits["search"][:frames]
     if len(splits["ranges"]) < ADVISED_FRAMES:
         warnings.append(
             f"INT8 ranges come from {len(splits['ranges'])} frames; {ADVISED_FRAMES} or more are advised"
@@ -159,55 +138,152 @@ def calibrate(
 
     with tempfile.TemporaryDirectory(prefix="agp-edge-calibrate-") as scratch:
         work = Path(scratch)
-        ranges = np.stack([_read(by_hash[h], manifest.frame) for h in splits["ranges"]])
         int8 = work / model_file("int8")
-        quantised = quantise(
-            bundle.model_path("fp32"),
-            int8,
-            ranges,
-            batch=manifest.frame.batch,
-            method=method,
-            progress=progress,
+        ranges = np.stack([images.read(h) for h in splits["ranges"]])
+        # What INT8 leaves is FP16 where there is such a graph: see docs/decisions/0010-int8-rest.md.
+        fp16 = bundle.path / model_file("fp16")
+        base = fp16 if "fp16" in manifest.precisions else fp32
+        quantiser = Quantiser(base, ranges, batch=manifest.frame.batch, method=method, progress=progress)
+        searched = [images.read(h) for h in splits["search"]]
+        if len(searched) < MIN_SEARCH_FRAMES and (quantise == "search" or sensitivity):
+            warnings.append(
+                f"{len(searched)} frames are too few to search which layers INT8 may have, {MIN_SEARCH_FRAMES} are needed: "
+                "all were quantised, and the gate alone decides"
+            )
+            quantise, sensitivity = "all", False
+        kept, layers, table = _choose_layers(
+            quantiser,
+            fp32,
+            manifest.frame,
+            searched,
+            quantise,
+            select_layers(quantiser.layers, keep),
+            sensitivity,
+            progress,
         )
-        files: dict[str, Path | bytes] = {
-            model_file(p): bundle.model_path(p) for p in manifest.precisions if p != "int8"
+        files, entries = carried_over(bundle)
+        quantised = [node for node in quantiser.nodes if node not in kept]
+        if quantised:
+            quantiser.write(int8, kept)
+            files[int8.name] = int8
+        else:
+            warnings.append("no layer may be in INT8: the bundle has no INT8 graph")
+        if provisional:
+            copied = write_copies(bundle, images, sorted(images.samples), work, progress)
+            splits["threshold"] = [entry.sha256 for entry in copied]
+        else:
+            copied = write_frames(images, splits, work)
+        held_out_files: dict[str, Path | bytes] = {entry.file: work / entry.file for entry in copied}
+        draft = replace(
+            manifest,
+            splits=splits,
+            frames=[*entries, *copied],
+            artefacts={},
+            calibration={},
+        )
+        calibration = {
+            "model_sha256": sha256_file(fp32),
+            "set_sha256": draft.split_hashes()["ranges"],
+            "frames": [{"name": images.samples[h].name, "sha256": h} for h in splits["ranges"]],
+            "choice": choice,
+            "seed": seed,
+            "method": method,
+            "int8": {"quantised": quantised, "kept": kept},
         }
-        files[int8.name] = int8
-        entries = _copy_frames(by_hash, splits, manifest.frame, work, files)
-        draft = replace(manifest, splits=splits, frames=entries, artefacts={})
-        staged = write_bundle(work / "staged.bundle", draft, files)
+        staged = write_bundle(work / "staged.bundle", draft, {**files, **held_out_files})
         held_out = frames_of_bundle(staged)
-        scores: dict[Precision, Scores] = {}
-        for precision in staged.manifest.precisions:
-            with OnnxRuntimeSession(staged.model_path(precision), manifest.frame, precision) as session:
-                scores[precision] = measure(session, held_out, progress)
+        scores = _measure_all(staged, held_out, labelled_metrics(dataset, progress), progress)
         reports: dict[Precision, GateReport] = {
-            p: judge(scores["fp32"], s, held_out) for p, s in scores.items() if p != "fp32"
+            p: judge(scores["fp32"], s, held_out, prove=prove) for p, s in scores.items() if p != "fp32"
         }
+        shown: dict[Precision, str] = {}
+        for precision, report in reports.items():
+            both = scores["fp32"], scores[precision]
+            name = f"{manifest.name} {precision}"
+            text = show_refusal(_refusal(path, precision, flips), "calibrate", name, report, both, held_out)
+            if text is not None:
+                shown[precision] = text
         refused: list[Precision] = [
             p for p, r in reports.items() if r.outcome == "refused" and accept is None
         ]
         for precision in refused:
             del files[model_file(precision)]
         passed = accept is not None or all(r.outcome == "passed" for r in reports.values())
-        written = passed or not manifest.calibrated
-        final = replace(
-            draft,
-            frames=_with_scores(entries, scores["fp32"]),
-            artefacts=_artefacts(scores, reports, refused, accept, method),
-        )
+        written = passed or not _is_worth_keeping(manifest)
         if written:
-            bundle = write_bundle(path, final, files)
+            final = replace(
+                draft,
+                frames=entries if frames_outside else [*entries, *with_scores(copied, scores["fp32"])],
+                artefacts=_artefacts(scores, reports, refused, accept, method, provisional=provisional),
+                calibration=calibration,
+            )
+            bundle = write_bundle(path, final, files if frames_outside else {**files, **held_out_files})
     return Calibration(
         bundle=bundle,
         quantised=quantised,
+        kept=kept,
         splits={part: len(hashes) for part, hashes in splits.items()},
-        thresholds={p: choose_threshold(s.normal) for p, s in scores.items()},
+        calibration=calibration,
+        layers=layers,
+        table=table,
+        thresholds={p: choose_threshold(s.normal, provisional=provisional) for p, s in scores.items()},
         reports=reports,
+        shown=shown,
         accepted=accept,
         written=written,
         warnings=warnings,
     )
+
+
+def _check_options(frames: int, choice: str, method: str, quantise: str) -> None:
+    """Refuse a wrong option before anything is read.
+
+    Raises:
+        InputError: one is wrong.
+    """
+    if frames < 1:
+        raise InputError(f"{frames} frames cannot be chosen", "give --frames 100 or more")
+    if choice not in CHOICES:
+        raise InputError(f"there is no choice {choice!r} of frames", f"take one of: {', '.join(CHOICES)}")
+    if method not in METHODS:
+        raise InputError(f"there is no calibration method {method!r}", f"take one of: {', '.join(METHODS)}")
+    if quantise not in get_args(Quantise):
+        raise InputError(f"{quantise!r} layers cannot be quantised", "give --quantise search or all")
+
+
+def _choose_layers(
+    quantiser: Quantiser,
+    reference: Path,
+    frame: FrameSpec,
+    frames: list[NDArray[np.uint8]],
+    quantise: Quantise,
+    keep: list[str],
+    sensitivity: bool,
+    progress: Progress,
+) -> tuple[list[str], LayerChoice | None, str | None]:
+    """The nodes to keep, what the search found where it was asked, and the table of layers where that was."""
+    if quantise == "search":
+        found = search_precision(
+            quantiser,
+            reference,
+            frame,
+            np.stack(frames),
+            keep=keep,
+            sensitivity=sensitivity,
+            progress=progress,
+        )
+        return found.kept, found, found.table() if sensitivity else None
+    if not sensitivity:
+        return keep, None, None
+    effects = measure_sensitivity(quantiser, frame, np.stack(frames), progress=progress)
+    chosen = [node for node in quantiser.nodes if node not in keep]
+    return keep, None, describe_layers(quantiser.layers, chosen, effects, rest=quantiser.rest)
+
+
+def _refusal(path: Path, precision: Precision, flips: Path | None) -> Path:
+    """Where the frames are shown that the gate of one of a bundle's graphs refused it for."""
+    whole = path.resolve()
+    return refusal_folder(whole.with_name(f"{whole.name}.{precision}"), flips)
 
 
 def _warn_of_other_images(manifest: Manifest, hashes: set[str]) -> list[str]:
@@ -224,61 +300,20 @@ def _warn_of_other_images(manifest: Manifest, hashes: set[str]) -> list[str]:
     return []
 
 
-def _read(sample: Sample, frame: FrameSpec) -> NDArray[np.uint8]:
-    """A sample as a frame of the bundle.
-
-    Raises:
-        InputError: it cannot be read, or has another size.
-    """
-    pixels = read_image(sample.path, mono=frame.channels == 1)
-    if pixels.shape != frame.shape:
-        raise InputError(
-            f"image {sample.path} is {pixels.shape[1]}x{pixels.shape[0]}, "
-            f"the bundle takes the camera's frames of {frame.width}x{frame.height}",
-            "collect good frames at the camera's size (agp-edge capture --camera 0 --out DATA) and calibrate with "
-            "them, or train on them",
-        )
-    return pixels
+def _measure_all(
+    bundle: Bundle, held_out: HeldOut, labelled: Labelled | None, progress: Progress
+) -> dict[Precision, Scores]:
+    """What each of a bundle's graphs measures on the same frames."""
+    scores: dict[Precision, Scores] = {}
+    for precision in bundle.manifest.precisions:
+        with open_graph(bundle, precision) as session:
+            scores[precision] = measure(session, held_out, progress, labelled)
+    return scores
 
 
-def choose_splits(hashes: list[str], trained: set[str], frames: int) -> dict[str, list[str]]:
-    """The four disjoint parts.
-
-    Images the network was trained on serve ranges and search. Where there are none (new images on the device), half
-    of what it never saw does.
-    """
-    known = [h for h in hashes if h in trained]
-    unseen = [h for h in hashes if h not in trained]
-    if not known:
-        halves = split_held_out(unseen)
-        known, unseen = halves["gate"], halves["threshold"]
-    return {**split_trained(known, at_most=frames), **split_held_out(unseen)}
-
-
-def _copy_frames(
-    by_hash: dict[str, Sample],
-    splits: dict[str, list[str]],
-    frame: FrameSpec,
-    work: Path,
-    files: dict[str, Path | bytes],
-) -> list[BundleFrame]:
-    """Write the frames of gate and threshold as PNG, and list them; a few of the gate's are the self-test."""
-    entries = []
-    parts: tuple[Part, ...] = ("gate", "threshold")
-    for part in parts:
-        for i, digest in enumerate(splits[part]):
-            sample = by_hash[digest]
-            name = f"frames/{digest[:16]}.png"
-            files[name] = work / name
-            write_png(work / name, _read(sample, frame))
-            self_test = part == "gate" and i < SELF_TEST_FRAMES
-            entries.append(BundleFrame(name, sample.name, digest, part, self_test, 0.0))
-    return entries
-
-
-def _with_scores(entries: list[BundleFrame], reference: Scores) -> list[BundleFrame]:
-    values = {"gate": iter(reference.gate), "threshold": iter(reference.normal)}
-    return [replace(entry, score=float(next(values[entry.part]))) for entry in entries]
+def _is_worth_keeping(manifest: Manifest) -> bool:
+    """Whether an earlier calibration is better than a new one that a gate did not pass."""
+    return manifest.calibrated and not manifest.provisional and manifest.find_stale() is None
 
 
 def _artefacts(
@@ -287,6 +322,8 @@ def _artefacts(
     refused: list[Precision],
     accept: str | None,
     method: Method,
+    *,
+    provisional: bool,
 ) -> dict[str, dict[str, Any]]:
     """What the manifest keeps of each precision."""
     artefacts: dict[str, dict[str, Any]] = {}
@@ -294,6 +331,8 @@ def _artefacts(
         entry: dict[str, Any] = {}
         if precision not in refused:
             entry["normal_scores"] = sorted(measured.normal)
+            if provisional:
+                entry["provisional"] = True
         if precision in reports:
             report = reports[precision]
             entry["gate"] = report.to_dict()

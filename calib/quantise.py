@@ -1,75 +1,234 @@
 """INT8 as Q/DQ: the form that TensorRT takes and ONNX Runtime runs, one graph for both.
 
-Symmetric int8 (zero point 0), per-channel weights, no quantised bias. Only operators with trained weights are
-quantised: the decoder's, and a pretrained backbone's. Fixed filters, the front and the distance, with the spread of
-what is rebuilt amiss, stay as they are.
+    x ── Cast ── QuantizeLinear ── DequantizeLinear ──┐
+                      int8 weights ── DequantizeLinear ── MatMul ── Cast ── …
+
+Symmetric int8 (zero point 0) with a scale for each output channel of the weights and one for the activation that goes in.
+What comes out is not quantised, and no bias is. Only operators with trained weights are quantised: the decoder's, and a
+pretrained backbone's. Fixed filters, the front and the distance, with the spread of what is rebuilt amiss, stay as they
+are. The casts are there where the graph is FP16: docs/decisions/0010-int8-rest.md says why.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from agp_edge.errors import ArtefactError, InputError
+from agp_edge.files import write_bytes
+from agp_edge.frame import Precision
 from agp_edge.progress import Progress, silent
+from calib.layers import channel_axis, find_layers
+from calib.layers import quantisable as quantisable
+from calib.ranges import METHODS as METHODS
+from calib.ranges import Method as Method
+from calib.ranges import activation_ranges, check_request
 
-Method = Literal["max", "entropy", "percentile"]
-METHODS: dict[Method, str] = {"max": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-"""Our name -> that of onnxruntime.quantization."""
-
-
-OPERATORS = ("Conv", "Gemm", "MatMul")
-OF_THE_DISTANCE = "residual_weight"
-"""In the name of the weights that foretell a channel's spread: what follows is an exponential, which forgives nothing."""
-HISTOGRAM_BINS: dict[Method, int] = {"entropy": 512, "percentile": 2048}
-"""Entropy takes time with the square of the bins, and needs several times the 128 of the quantised range."""
-
-BATCHES_AT_A_TIME = 8
+MAGNITUDE = 127
+"""Of the largest step: -128 stays unused, so that the range is as wide on either side."""
 
 
-class _Reader:
-    """Gives frames to the calibrator, a batch at a time and so many batches before it has to digest them."""
+class Quantiser:
+    """A graph and the ranges of its activations: measured once, written in INT8 as often as wanted.
 
-    def __init__(self, frames: NDArray[np.uint8], batch: int, progress: Progress) -> None:
-        self._batches = frames[: len(frames) // batch * batch].reshape(-1, batch, *frames.shape[1:])
-        self._progress = progress
-        self._next = self._pause = 0
+    Args:
+        model: the FP16 or FP32 graph; what is not quantised stays as it is there.
+        frames: [N, H, W, C] uint8 good frames for the ranges.
+        batch: the graph's batch.
+        method: how ranges are taken from activations.
+        progress: told of batches.
 
-    def more(self) -> bool:
-        """Whether there are frames left; lets the next few go."""
-        self._pause = self._next + BATCHES_AT_A_TIME
-        return self._next < len(self._batches)
+    Attributes:
+        model: the file of the graph.
+        layers: what can be quantised, in the order of the graph.
+        rest: the precision of the graph, in which layers are left that are not quantised.
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        if self._next >= min(len(self._batches), self._pause):
-            return None
-        self._next += 1
-        self._progress(self._next, len(self._batches), "ranges")
-        return {"frames": self._batches[self._next - 1]}
+    Raises:
+        InputError: an unknown method, or fewer frames than one batch.
+        ArtefactError: there is nothing to quantise, or an activation is no finite number.
+    """
 
+    def __init__(
+        self,
+        model: Path,
+        frames: NDArray[np.uint8],
+        *,
+        batch: int,
+        method: Method = "max",
+        progress: Progress = silent,
+    ) -> None:
+        self.model = model
+        self._model = onnx.shape_inference.infer_shapes(onnx.load(model), data_prop=True)
+        self._weights = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        self._quantised: dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
+        chosen = [node for node in self._model.graph.node if node.name in set(quantisable(self._model))]
+        check_request(method, len(frames), batch)
+        nothing = ArtefactError(
+            f"{model} has no operator with trained weights to quantise", "export the run again"
+        )
+        if not chosen:
+            raise nothing
+        self._ranges = activation_ranges(
+            self._model,
+            list(dict.fromkeys(node.input[0] for node in chosen)),
+            frames,
+            batch=batch,
+            method=method,
+            progress=progress,
+        )
+        # What is 0 on every good frame has no range to lay steps over: such a layer is left alone.
+        silent_nodes = {node.name for node in chosen if self._ranges[node.input[0]] == 0}
+        self.layers = [layer for layer in find_layers(self._model) if layer.node not in silent_nodes]
+        if not self.layers:
+            raise nothing
+        types = {self._weights[node.input[1]].data_type for node in chosen}
+        self.rest: Precision = "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
-def quantisable(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes with trained weights: MatMul and Gemm with a constant, Conv of a pretrained backbone."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    chosen = []
-    for node in model.graph.node:
-        constant = [name for name in node.input[:2] if name in weights]
-        trained_conv = node.op_type == "Conv" and any(".model." in name for name in constant)
-        if any(OF_THE_DISTANCE in name for name in constant):
-            continue
-        if constant and (node.op_type in ("MatMul", "Gemm") or trained_conv):
-            chosen.append(node.name)
-    return chosen
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes of `layers`."""
+        return [layer.node for layer in self.layers]
+
+    def check_keep(self, keep: Collection[str]) -> list[str]:
+        """The nodes to keep, in the order of the graph.
+
+        Raises:
+            InputError: one of them could not be quantised anyway.
+        """
+        unknown = sorted(set(keep) - set(self.nodes))
+        if unknown:
+            raise InputError(f"there is no node {unknown[0]!r} to keep", f"as in {self.nodes[0]!r}")
+        return [node for node in self.nodes if node in set(keep)]
+
+    def write(self, out: Path, keep: Collection[str] = ()) -> list[str]:
+        """Write the graph in INT8.
+
+        Args:
+            out: the file to write.
+            keep: names of nodes to leave as they are.
+
+        Returns:
+            Names of the nodes in INT8, in the order of the graph.
+
+        Raises:
+            InputError: `keep` names a node that could not be quantised anyway.
+            ArtefactError: a weight or a scale is no finite number, or all nodes are kept.
+        """
+        kept = set(self.check_keep(keep))
+        chosen = [node for node in self.nodes if node not in kept]
+        if not chosen:
+            raise ArtefactError(
+                f"{self.model.name}: all {len(kept)} layers are kept, and none is left to quantise",
+                "keep fewer",
+            )
+        model = self._build(set(chosen))
+        check_scales(model, out.name)
+        write_bytes(out, model.SerializeToString())
+        return chosen
+
+    def _build(self, chosen: set[str]) -> onnx.ModelProto:
+        """The graph with these nodes in INT8."""
+        nodes: list[onnx.NodeProto] = []
+        constants: dict[str, onnx.TensorProto] = {}
+        ready: dict[str, str] = {}
+        for node in self._model.graph.node:
+            if node.name in chosen:
+                nodes += self._quantise(node, constants, ready)
+            else:
+                nodes.append(node)
+        used = {name for node in nodes for name in node.input}
+        source = self._model.graph
+        graph = helper.make_graph(
+            nodes,
+            source.name,
+            source.input,
+            source.output,
+            [t for t in source.initializer if t.name in used] + list(constants.values()),
+        )
+        model = helper.make_model(graph, opset_imports=self._model.opset_import)
+        model.ir_version = self._model.ir_version
+        model.producer_name, model.producer_version = self._model.producer_name, self._model.producer_version
+        return model
+
+    def _quantise(
+        self, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], ready: dict[str, str]
+    ) -> list[onnx.NodeProto]:
+        """A node in INT8 with what goes before and after it.
+
+        Args:
+            node: of the graph; it stays as it is.
+            constants: the new ones, by name; added to.
+            ready: activation -> its dequantised twin, which nodes share; added to.
+        """
+
+        def constant(name: str, value: NDArray[np.int8] | NDArray[np.float32]) -> str:
+            constants[name] = numpy_helper.from_array(value, name)
+            return name
+
+        x, weight = node.input[0], node.input[1]
+        half = self._weights[weight].data_type == TensorProto.FLOAT16
+        nodes = []
+        if x not in ready:
+            scale = constant(f"{x}_scale", np.array(self._ranges[x] / MAGNITUDE, np.float32))
+            zero = constant(f"{x}_zero", np.array(0, np.int8))
+            single = f"{x}_fp32" if half else x
+            if half:
+                nodes.append(helper.make_node("Cast", [x], [single], f"{x}/Cast", to=TensorProto.FLOAT))
+            nodes += [
+                helper.make_node("QuantizeLinear", [single, scale, zero], [f"{x}_int8"], f"{x}/Quantize"),
+                helper.make_node(
+                    "DequantizeLinear", [f"{x}_int8", scale, zero], [f"{x}_dequantised"], f"{x}/Dequantize"
+                ),
+            ]
+            ready[x] = f"{x}_dequantised"
+        steps, scales = self._quantise_weights(node)
+        axis = channel_axis(node, steps.ndim)
+        parts = [
+            constant(f"{weight}_int8", steps),
+            constant(f"{weight}_scale", scales),
+            constant(f"{weight}_zero", np.zeros(scales.shape, np.int8)),
+        ]
+        restored = f"{node.name}_weight"
+        nodes.append(
+            helper.make_node("DequantizeLinear", parts, [restored], f"{node.name}/Dequantize", axis=axis)
+        )
+        quantised = onnx.NodeProto()
+        quantised.CopyFrom(node)
+        quantised.input[0], quantised.input[1] = ready[x], restored
+        nodes.append(quantised)
+        if half:
+            for i, bias in enumerate(node.input[2:], start=2):
+                value = numpy_helper.to_array(self._weights[bias]).astype(np.float32)
+                quantised.input[i] = constant(f"{bias}_fp32", value)
+            y = node.output[0]
+            quantised.output[0] = f"{y}_fp32"
+            nodes.append(
+                helper.make_node("Cast", [f"{y}_fp32"], [y], f"{node.name}/Cast", to=TensorProto.FLOAT16)
+            )
+        return nodes
+
+    def _quantise_weights(self, node: onnx.NodeProto) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """A node's weights in int8, and the scale of each output channel."""
+        name = node.input[1]
+        if name not in self._quantised:
+            weights = numpy_helper.to_array(self._weights[name]).astype(np.float32)
+            axis = channel_axis(node, weights.ndim)
+            others = tuple(i for i in range(weights.ndim) if i != axis)
+            largest = np.abs(weights).max(axis=others, keepdims=True)
+            if not np.isfinite(largest).all():
+                raise ArtefactError(
+                    f"{self.model.name}: weights {name} are no finite numbers", "train and export it again"
+                )
+            # A channel of zeros is 0 with any scale.
+            scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(MAGNITUDE)
+            steps = np.clip(np.rint(weights / scales), -MAGNITUDE, MAGNITUDE).astype(np.int8)
+            self._quantised[name] = steps, scales.reshape(-1)
+        return self._quantised[name]
 
 
 def quantise(
@@ -79,117 +238,56 @@ def quantise(
     *,
     batch: int,
     method: Method = "max",
+    keep: Collection[str] = (),
     progress: Progress = silent,
 ) -> int:
-    """Write the INT8 graph of an FP32 graph.
+    """Write the INT8 graph of a graph.
 
     Args:
-        model: the FP32 graph.
+        model: the FP16 or FP32 graph.
         out: the file to write.
         frames: [N, H, W, C] uint8 good frames for the ranges.
         batch: the graph's batch.
         method: how ranges are taken from activations.
+        keep: names of nodes to leave as they are.
         progress: told of batches.
 
     Returns:
         How many operators were quantised.
 
     Raises:
-        InputError: an unknown method, or fewer frames than one batch.
+        InputError: an unknown method, fewer frames than one batch, or a node to keep that is none.
         ArtefactError: a scale is no finite number, or there is nothing to quantise.
     """
-    if method not in METHODS:
-        raise InputError(f"there is no calibration method {method!r}", f"take one of: {', '.join(METHODS)}")
-    if len(frames) < batch:
-        raise InputError(f"{len(frames)} frames are fewer than one batch of {batch}", "give more good frames")
-    with tempfile.TemporaryDirectory(prefix="agp-edge-int8-") as scratch, _quiet():
-        from onnxruntime.quantization import QuantType
-        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
-        prepared = Path(scratch) / "prepared.onnx"
-        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        graph = onnx.load(prepared)
-        nodes = quantisable(graph)
-        if not nodes:
-            raise ArtefactError(
-                f"{model} has no operator with trained weights to quantise", "export the run again"
-            )
-        quantiser = QDQQuantizer(
-            graph,
-            per_channel=True,
-            reduce_range=False,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QInt8,
-            tensors_range=_measure_ranges(prepared, frames, batch, method, progress),
-            nodes_to_quantize=nodes,
-            nodes_to_exclude=[],
-            op_types_to_quantize=list(OPERATORS),
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-        )
-        quantiser.quantize_model()
-        quantiser.model.save_model_to_file(str(out))
-    check_scales(out)
-    return len(nodes)
+    return len(Quantiser(model, frames, batch=batch, method=method, progress=progress).write(out, keep))
 
 
-def _measure_ranges(
-    prepared: Path, frames: NDArray[np.uint8], batch: int, method: Method, progress: Progress
-) -> Any:
-    """The range of every activation, as onnxruntime.quantization keeps them.
-
-    Driven here rather than by `quantize_static`, which gives the entropy method as many bins in the histogram as in the
-    quantised range, so that it can only answer what `max` answers; and which holds the activations of all frames at once.
-    """
-    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
-
-    extra: dict[str, Any] = {"symmetric": True}
-    if method in HISTOGRAM_BINS:
-        extra["num_bins"] = HISTOGRAM_BINS[method]
-    calibrator = create_calibrator(
-        str(prepared),
-        list(OPERATORS),
-        augmented_model_path=str(prepared.with_name("augmented.onnx")),
-        calibrate_method=getattr(CalibrationMethod, METHODS[method]),
-        extra_options=extra,
-    )
-    reader = _Reader(frames, batch, progress)
-    while reader.more():
-        calibrator.collect_data(reader)
-    return calibrator.compute_data()
-
-
-def check_scales(path: Path) -> None:
+def check_scales(model: onnx.ModelProto | Path, name: str = "") -> None:
     """Every scale is a finite number above 0, and every zero point is 0.
+
+    Args:
+        model: a graph, or the file of one.
+        name: of the graph, for the message; that of the file by default.
 
     Raises:
         ArtefactError: otherwise, naming the tensor.
     """
-    model = onnx.load(path)
+    if isinstance(model, Path):
+        model, name = onnx.load(model), name or model.name
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        for name, is_scale in ((node.input[1], True), (node.input[2] if len(node.input) > 2 else "", False)):
-            if name not in constants:
+        for tensor, is_scale in (
+            (node.input[1], True),
+            (node.input[2] if len(node.input) > 2 else "", False),
+        ):
+            if tensor not in constants:
                 continue
-            values = onnx.numpy_helper.to_array(constants[name]).astype(np.float64)
+            values = numpy_helper.to_array(constants[tensor]).astype(np.float64)
             good = np.isfinite(values).all() and (values > 0).all() if is_scale else (values == 0).all()
             if not good:
                 raise ArtefactError(
-                    f"{path.name}: {name} is no {'scale' if is_scale else 'zero point of symmetric int8'}",
+                    f"{name}: {tensor} is no {'scale' if is_scale else 'zero point of symmetric int8'}",
                     "calibrate again with other frames, or --method max",
                 )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """onnxruntime.quantization logs advice, warns of its own helpers, and prints to stdout, which belongs to results."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
