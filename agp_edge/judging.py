@@ -22,12 +22,14 @@ class JudgingEngine:
         session: runs it.
         judge: its threshold and p-values.
         sha256: hash of the plan.
+        accepted: the reason for which it was kept although a gate did not pass.
     """
 
     path: Path
     session: Session
     judge: Judge
     sha256: str
+    accepted: str | None = None
 
     @property
     def id(self) -> str:
@@ -71,7 +73,9 @@ def make_judge(
             f"engine {engine} has no normal scores to take a threshold from: it was not measured where it runs",
             "build it on this machine: agp-edge build-engine BUNDLE, or set --threshold by hand",
         )
-    return Judge(sidecar.normal_scores, false_reject_rate, threshold=threshold)
+    return Judge(
+        sidecar.normal_scores, false_reject_rate, threshold=threshold, provisional=sidecar.provisional
+    )
 
 
 def open_judging_engine(
@@ -88,4 +92,4 @@ def open_judging_engine(
     except BaseException:
         session.close()
         raise
-    return JudgingEngine(path, session, judge, sidecar.plan_sha256)
+    return JudgingEngine(path, session, judge, sidecar.plan_sha256, sidecar.accepted)

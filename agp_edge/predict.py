@@ -67,12 +67,14 @@ class Predictions:
     Attributes:
         engine: first 12 hex digits of its hash.
         threshold: the score above which an image is NG.
+        provisional: the threshold's or the p-values' normal scores are of images that the network was trained on.
         images: those that were judged, in the order given.
         failed: (image, why it was not judged).
     """
 
     engine: str
     threshold: float
+    provisional: bool = False
     images: list[Prediction] = field(default_factory=list)
     failed: list[tuple[Path, InputError]] = field(default_factory=list)
 
@@ -81,6 +83,7 @@ class Predictions:
         return {
             "engine": self.engine,
             "threshold": self.threshold,
+            "provisional": self.provisional,
             "images": [image.to_dict() for image in self.images],
             "failed": [{"file": str(file), "error": error.what} for file, error in self.failed],
         }
@@ -127,7 +130,7 @@ def predict(
         _refuse_moving(pattern)
     paths = list(dict.fromkeys(path for pattern in patterns for path in find_images(pattern)))
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    found = Predictions(engine.id, engine.judge.threshold)
+    found = Predictions(engine.id, engine.judge.threshold, engine.judge.provisional)
     for done, path in enumerate(paths):
         try:
             pixels = conform(read_image(path), engine.session.frame, str(path))

@@ -138,7 +138,9 @@ class Stream:
         """What happened: per source the counts and latency percentiles; `elapsed_ms` is the time of `run`."""
         return {
             "engine": self._engine.id,
+            "accepted": self._engine.accepted,
             "threshold": self._engine.judge.threshold,
+            "provisional": self._engine.judge.provisional,
             "elapsed_ms": round((self._ended - self._started) * 1000, 3),
             "sources": [line.summary() for line in self._lines],
         }

@@ -27,12 +27,12 @@ def kind_of(path: Path) -> str:
     from agp_edge.bundle import is_bundle, refuse_other_kind
     from agp_edge.engines.sidecar import is_engine
 
+    if is_bundle(path):
+        return "bundle"
     if not path.exists():
         raise InputError(f"{path} does not exist", f"give {KINDS}")
     if is_engine(path):
         return "engine"
-    if is_bundle(path):
-        return "bundle"
     if (path / RUN_FILE).is_file():
         return "run"
     if path.is_dir() and any(path.glob("model.*.onnx")):
@@ -112,17 +112,27 @@ def open_artefact(path: Path) -> tuple[Session, list[float], str]:
         return session, sidecar.normal_scores, f"engine {path.name}"
     if kind == "bundle":
         from agp_edge.bundle import Bundle
-        from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+        from agp_edge.engines.onnxruntime import open_graph
 
         bundle = Bundle(path)
         scores = bundle.manifest.artefacts.get("fp32", {}).get("normal_scores", [])
-        return (
-            OnnxRuntimeSession(bundle.model_path("fp32"), bundle.manifest.frame),
-            scores,
-            f"bundle {path.name} fp32",
-        )
+        return open_graph(bundle), scores, f"bundle {path.name} fp32"
     session = require_host("agpnet.run", "with a run").open_run(path)
     return session, [], f"run {path.name}"
+
+
+def is_provisional(path: Path) -> bool:
+    """Whether the normal scores that `open_artefact` gives promise nothing.
+
+    Raises:
+        InputError, ArtefactError: it cannot be read.
+    """
+    from agp_edge.bundle import is_bundle, read_manifest
+    from agp_edge.engines.sidecar import is_engine, read_sidecar
+
+    if is_engine(path):
+        return read_sidecar(path).provisional
+    return is_bundle(path) and read_manifest(path)[0].provisional
 
 
 def find_bundle(paths: list[Path]) -> Bundle:
@@ -133,15 +143,21 @@ def find_bundle(paths: list[Path]) -> Bundle:
     """
     for path in paths:
         for bundle in _bundles_of(path):
-            if bundle.manifest.frames:
+            if bundle.manifest.frames_of("threshold"):
                 return bundle
     raise InputError(
         "neither carries held-out frames to compare on", "give DATA with good images, or a calibrated bundle"
     )
 
 
+def seen_hashes(bundle: Bundle) -> set[str]:
+    """Content hashes of the images that a bundle's graphs were made with: trained on, or behind INT8's ranges and search."""
+    splits = bundle.manifest.splits
+    return {*bundle.manifest.trained, *splits.get("ranges", []), *splits.get("search", [])}
+
+
 def trained_hashes(paths: list[Path]) -> set[str]:
-    """Content hashes of the images that any of some artefacts was trained on, as far as they say."""
+    """Content hashes of the images that any of some artefacts was made with, as far as they say."""
     from agp_edge.files import read_json
 
     known: set[str] = set()
@@ -149,7 +165,7 @@ def trained_hashes(paths: list[Path]) -> set[str]:
         if kind_of(path) == "run":
             known.update(read_json(path / RUN_FILE, f"run {path}").get("trained", []))
         for bundle in _bundles_of(path):
-            known.update(bundle.manifest.trained)
+            known |= seen_hashes(bundle)
     return known
 
 

@@ -35,7 +35,7 @@ def evaluate(
     Example:
       agp-edge evaluate part.int8.onnxruntime.engine DATA --report report/
     """
-    from agp_edge.cli.artefacts import class_runs, open_artefact, with_classes
+    from agp_edge.cli.artefacts import class_runs, is_provisional, open_artefact, with_classes
     from agp_edge.contact_sheet import choose_rows, draw_contact_sheet, load_rows
     from agp_edge.datasets import load_dataset
     from agp_edge.evaluation import count_verdicts, merge
@@ -64,14 +64,22 @@ def evaluate(
         frames.add(session.frame)
     evaluation = merge(parts)
     frame = frames.pop() if len(frames) == 1 else ANY_SIZE
-    judge = Judge(normal_scores) if normal_scores else None
+    judge = Judge(normal_scores, provisional=is_provisional(artefact)) if normal_scores else None
     counts = count_verdicts(evaluation.images, judge) if judge else None
     if judge and judge.conformal:
         facts["threshold"] = judge.conformal.describe()
-    result = {**evaluation.to_dict(), "artefact": name, "verdicts": counts.to_dict() if counts else None}
+    provisional = judge is not None and judge.provisional
+    result = {
+        **evaluation.to_dict(),
+        "artefact": name,
+        "verdicts": counts.to_dict() if counts else None,
+        "provisional": provisional,
+    }
 
     say(evaluation.describe(), json_file)
     say(counts.describe() if counts else "No verdicts: the artefact has no threshold.", json_file)
+    if provisional:
+        note("warning: the verdicts are by a provisional threshold, which promises nothing")
     if report is not None:
         threshold = judge.threshold if judge else None
         rows = load_rows(choose_rows(evaluation.images), frame)

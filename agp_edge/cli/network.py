@@ -9,7 +9,7 @@ import typer
 
 from agp_edge.cli.artefacts import RUN_FILE, warn_if_interrupted
 from agp_edge.cli.console import note, progress_bar, require_host, say, table, write_json_result
-from agp_edge.cli.options import JSON
+from agp_edge.cli.options import FLIPS, JSON, PROVE
 from agp_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -253,8 +253,10 @@ def export(
     with progress_bar("export") as progress:
         bundle = module.export_run(run, out, frame_size=size, mono=mono, batch=batch, progress=progress)
     manifest = bundle.manifest
-    rows = [(name, f"{entry['size_bytes']:,}") for name, entry in sorted(manifest.files.items())]
-    say(f"{out}: frames of {manifest.frame}\n{table(rows, ('graph', 'bytes'))}", json)
+    graphs = [name for name in sorted(manifest.files) if name.endswith(".onnx")]
+    rows = [(name, f"{manifest.files[name]['size_bytes']:,}") for name in graphs]
+    scored = f"{len(manifest.frames_of('reference'))} reference frames, scored by torch"
+    say(f"{out}: frames of {manifest.frame}; {scored}\n{table(rows, ('graph', 'bytes'))}", json)
     if replaced is not None:
         note(replaced)
     note(f"next: agp-edge calibrate {out} DATA")
@@ -289,7 +291,30 @@ def calibrate(
     frames: int = typer.Option(
         128, "--frames", metavar="N", help="At most so many frames for the INT8 ranges."
     ),
+    choice: str = typer.Option(
+        "k-centre", "--choice", help="How they are chosen: k-centre (unlike each other), random or first."
+    ),
+    seed: int = typer.Option(0, "--seed", help="Of that choice."),
     method: str = typer.Option("max", "--method", help="max, entropy or percentile."),
+    quantise: str = typer.Option(
+        "search",
+        "--quantise",
+        help="Layers that INT8 takes: as many as the gate's allowance permits on search frames, or all.",
+    ),
+    keep: list[str] = typer.Option(
+        [],
+        "--keep",
+        metavar="LAYER",
+        help="Leave this layer out of INT8, as in decoder.blocks.0; repeatable.",
+    ),
+    sensitivity: bool = typer.Option(
+        False, "--sensitivity", help="Measure and print what each layer alone costs and saves."
+    ),
+    frames_outside: bool = typer.Option(
+        False,
+        "--frames-outside",
+        help="Keep hashes of the held-out frames in the bundle, not the frames: a build on the device then asks for --data.",
+    ),
     accept: str | None = typer.Option(
         None,
         "--accept",
@@ -297,21 +322,40 @@ def calibrate(
         help="Keep graphs that their gate refused or could not judge, and end with 0; the reason is written into the "
         "bundle. Without it a refused graph is left out, and an earlier calibration is not replaced.",
     ),
+    prove: str | None = PROVE,
+    flips: Path | None = FLIPS,
     json: str | None = JSON,
 ) -> None:
     """Make the INT8 graph and the thresholds out of held-out good images. (host)
+
+    Images that are certainly test images are refused. With few shots and nothing held out, thresholds are provisional.
 
     Example:
 
     \b
       agp-edge calibrate brick.bundle DATA
+      agp-edge calibrate brick.bundle DATA --frames 64 --method percentile
     """
     module = require_host("calib.calibrate", "calibrate")
     from agp_edge.datasets import load_dataset
+    from agp_edge.gate import parse_rate
 
     with progress_bar("calibrate") as progress:
         result = module.calibrate(
-            bundle, load_dataset(data), frames=frames, method=method, accept=accept, progress=progress
+            bundle,
+            load_dataset(data),
+            frames=frames,
+            choice=choice,
+            seed=seed,
+            method=method,
+            frames_outside=frames_outside,
+            quantise=quantise,
+            keep=keep,
+            sensitivity=sensitivity,
+            accept=accept,
+            prove=parse_rate(prove) if prove is not None else None,
+            flips=flips,
+            progress=progress,
         )
     for warning in result.warnings:
         note(f"warning: {warning}")

@@ -18,6 +18,7 @@ from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from agp_edge.frame import FrameSpec
+    from agp_edge.judging import JudgingEngine
     from agp_edge.sinks import Sink
     from agp_edge.sources import Source
     from agp_edge.verdict import Judge
@@ -96,7 +97,7 @@ def stream(
                 _check_first_frame(item, spec)
         sinks = _sinks(opened, jsonl, rejects, videos, sources, (spec.width, spec.height), every)
         running = Stream(sources, judging, sinks, every=every, frames=frames, on_event=note)
-        note(f"threshold {_describe(judging.judge)}")
+        _introduce(judging)
         with (
             _told_at_end(sinks),
             _summary_at_end(running.summary, stream_report, json_file, to_stdout, lambda: running.judged > 0),
@@ -134,7 +135,7 @@ def predict(
 
     _check_outputs([("--json", json_file)], engine, images)
     with open_judging_engine(engine, _rate(false_reject_rate), threshold) as judging:
-        note(f"threshold {_describe(judging.judge)}")
+        _introduce(judging)
         with progress_bar("predict") as progress:
             found = predict_images(judging, images, out, progress)
     say(table(found.rows(), ("file", "verdict", "score", "p-value")), json_file)
@@ -212,8 +213,20 @@ def stream_report(summary: dict[str, Any]) -> str:
             table(verdicts, ("source", "OK", "NG", "p50 ms", "p99 ms")),
             "judged = OK + NG; latency from capture to verdict",
             f"{judged} verdicts in {seconds:.1f} s, threshold {summary['threshold']:.6g}, engine {summary['engine']}",
+            *(["PROVISIONAL: the threshold promises nothing"] if summary["provisional"] else []),
         ]
     )
+
+
+def _introduce(judging: JudgingEngine) -> None:
+    """Say what judges: its threshold and what that lacks, and that a gate did not pass it, each time it is used."""
+    judge = judging.judge
+    note(f"threshold {_describe(judge)}")
+    if judge.conformal is not None and judge.threshold == judge.conformal.value:
+        for line in judge.conformal.notes():
+            note(f"warning: {line}" if judge.provisional else line)
+    if judging.accepted is not None:
+        note(f"warning: the gate did not pass this engine; accepted by hand: {judging.accepted}")
 
 
 def _shorten(name: str, columns: int) -> str:

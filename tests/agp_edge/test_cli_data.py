@@ -66,7 +66,7 @@ def bundle(tiny_model: Path, tmp_path: Path) -> Path:
         trained=["a" * 64],
         held_out=["b" * 64],
         artefacts={"fp32": {"normal_scores": [i / 100 for i in range(1, 100)]}},
-        splits={"gate": ["c" * 64], "threshold": ["d" * 64] * 2},
+        splits={"gate": ["c" * 64], "threshold": ["d" * 64, "e" * 64]},
     )
     return write_bundle(tmp_path / "nut.bundle", manifest, {"model.fp32.onnx": tiny_model}).path
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agp_edge.bundle import Bundle
 from agp_edge.datasets import content_hashes, load_dataset
 from agp_edge.errors import InputError
 from agpnet.config import Config, make_config
@@ -90,6 +91,8 @@ def test_calibration_says_what_a_few_shot_run_lacks(
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "held_out": []}))
     (tmp_path / "alone").mkdir()
     shutil.copy(shot.path, tmp_path / "alone")
-    code, _, err = command("calibrate", bundle, tmp_path / "alone")
-    assert code == 2
-    assert "training held none out, as it does with --shots: collect good images that it never saw" in err
+    code, out, err = command("calibrate", bundle, tmp_path / "alone")
+    assert code == 3
+    assert "PROVISIONAL" in out
+    assert "the gate of part fp16 is INCONCLUSIVE: 0 gate frames, at least 16 are needed" in err
+    assert Bundle(bundle).manifest.provisional

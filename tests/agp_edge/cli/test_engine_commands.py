@@ -86,16 +86,16 @@ def test_verify_says_what_was_checked(
 ) -> None:
     for path, kind, checks in (
         (trained_run, "run", 2),
-        (exported_bundle, "bundle", 2),
-        (calibrated_bundle, "bundle", 3),
-        (int8_engine, "engine", 2),
+        (exported_bundle, "bundle", 4),
+        (calibrated_bundle, "bundle", 4),
+        (int8_engine, "engine", 3),
     ):
         code, out, err = command("verify", path, "--json", "-")
         assert code == 0, err
         told = json.loads(out)
         assert (told["kind"], told["good"], len(told["checks"])) == (kind, True, checks)
         assert ": good" in err
-        assert ("no self-test" in err) == (path == exported_bundle)
+        assert ("self-test: " in err) == (kind == "bundle")
 
 
 def test_verify_finds_a_changed_engine(int8_engine: Path, tmp_path: Path, command: Command) -> None:
@@ -136,6 +136,51 @@ def test_compare_on_data_leaves_out_what_was_trained_on(
     told = compared(command("compare", trained_run, exported_bundle, sample_data, "--json", "-"))
     assert told["n"] == 16, "84 images, 52 of them trained on"
     assert told["splits"]["gate"] == Bundle(calibrated_bundle).manifest.split_hashes()["gate"]
+
+
+def test_data_with_labels_tells_of_auroc(
+    calibrated_bundle: Path, int8_engine: Path, sample_data: Path, tmp_path: Path, command: Command
+) -> None:
+    told = compared(command("compare", calibrated_bundle, int8_engine, sample_data, "--json", "-"))
+    for metric in ("image_auroc", "aupro"):
+        values = told[metric]
+        assert 0 < values["candidate"] <= 1
+        assert values["change"] == pytest.approx(values["candidate"] - values["reference"])
+    assert told["auroc_step"] == 1 / (4 * 4 * 2), "4 good and 4 defect images of each of 2 classes"
+    own = compared(command("compare", calibrated_bundle, int8_engine, "--json", "-"))
+    assert own["image_auroc"] is None
+    tests_alone = tmp_path / "tests"
+    for part in ("test", "ground_truth"):
+        shutil.copytree(sample_data / "brick" / part, tests_alone / "brick" / part)
+    options = ["--precision", "int8", "--save-engine", tmp_path / "x.engine", "--data", tests_alone]
+    code, out, _ = command("build-engine", calibrated_bundle, *options)
+    assert code == 0
+    assert "image AUROC" in out
+    gate = read_sidecar(tmp_path / "x.engine").gate
+    assert gate is not None
+    assert gate["splits"] == told["splits"], "test images are neither gate nor threshold"
+    assert read_sidecar(tmp_path / "x.engine").normal_scores == read_sidecar(int8_engine).normal_scores
+
+
+def test_build_engine_on_other_good_images(
+    calibrated_bundle: Path, sample_data: Path, tmp_path: Path, command: Command
+) -> None:
+    manifest = Bundle(calibrated_bundle).manifest
+    options = ["--save-engine", tmp_path / "x.engine"]
+    assert command("build-engine", calibrated_bundle, *options, "--data", sample_data)[0] == 0
+    sidecar = read_sidecar(tmp_path / "x.engine")
+    assert sidecar.gate is not None
+    assert sidecar.gate["splits"]["gate"] == manifest.split_hashes()["gate"], (
+        "what was trained on is left out"
+    )
+    new = tmp_path / "new"
+    for i, file in enumerate(sorted((sample_data / "brick" / "train" / "good").iterdir())[:40]):
+        write_png(new / f"{i:02}.png", np.ascontiguousarray(read_image(file)[:, ::-1]))
+    assert command("build-engine", calibrated_bundle, *options, "--data", new)[0] == 0
+    sidecar = read_sidecar(tmp_path / "x.engine")
+    assert sidecar.gate is not None
+    assert (sidecar.gate["n"], len(sidecar.normal_scores)) == (20, 20)
+    assert sidecar.gate["splits"]["gate"] != manifest.split_hashes()["gate"]
 
 
 def test_compare_refuses_what_flips(

@@ -225,7 +225,7 @@ def test_a_report_fits_80_columns() -> None:
     latency = {"total": {"p50": 12345.67, "p99": 99999.99}}
     line = dict.fromkeys(("captured", "judged", "dropped", "failed", "ok", "ng", "reconnects"), 10_000_000)
     name = "rtsp://inspector:***@camera-12.line-4.factory.example:554/streams/main"
-    summary = {"engine": "0123456789ab", "threshold": 0.123456, "elapsed_ms": 1e9,
+    summary = {"engine": "0123456789ab", "threshold": 0.123456, "provisional": True, "elapsed_ms": 1e9,
                "sources": [{"source": name, **line, "latency_ms": latency}]}  # fmt: skip
     report = stream_report(summary)
     assert max(map(len, report.splitlines())) <= 80
