@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ RUN_FILE = "run.json"
 INTERNALS = ("format", "version", "weights_sha256", "backbone_sha256")
 """What a run keeps for the program that reads it again; a person sees it with `--json`."""
 
-Kind = Literal["data set", "run", "bundle", "engine"]
+Kind = Literal["data set", "run", "runs", "bundle", "engine"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,14 @@ def inspect_path(path: Path, progress: Progress = silent) -> Inspection:
         )
     if (path / RUN_FILE).is_file():
         return _run(path)
+    runs = [item for item in sorted(path.iterdir()) if (item / RUN_FILE).is_file()]
+    if runs:
+        return _runs(path, runs)
+    if any((path / "training").glob("step-*.json")):
+        raise InputError(
+            f"{path} is a training that is not finished",
+            "go on with it: agp-edge train DATA --out RUN --resume",
+        )
     return _dataset(path, progress)
 
 
@@ -294,6 +302,19 @@ def _run(path: Path) -> Inspection:
         if isinstance(shown.get(key), list):
             shown[key] = _count(len(shown[key]), "image")
     return Inspection("run", {"run": facts}, "\n".join([f"run {path}", *_fields(shown, "  ")]))
+
+
+def _runs(path: Path, runs: Sequence[Path]) -> Inspection:
+    """A folder of runs, one a class, as one-class training over several classes leaves it."""
+    facts = {run.name: read_json(run / RUN_FILE, f"record of run {run}") for run in runs}
+    lines = [f"{path}: {_count(len(runs), 'run')}, one a class"]
+    for name, record in facts.items():
+        steps, images = record.get("step"), len(record.get("trained", []))
+        lines.append(
+            _printable(f"  {name}: {record.get('state')}, {steps} steps on {_count(images, 'good image')}")
+        )
+    lines.append("each by itself: agp-edge inspect RUN/CLASS; all of them: agp-edge evaluate RUN DATA")
+    return Inspection("runs", {"runs": facts}, "\n".join(lines))
 
 
 def _threshold(normal_scores: list[float], provisional: bool) -> dict[str, Any]:

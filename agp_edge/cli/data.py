@@ -95,7 +95,9 @@ def evaluate(
 
 
 def inspect(
-    path: Path = typer.Argument(..., metavar="X", help="A data set, a run, a bundle or an engine."),
+    path: Path = typer.Argument(
+        ..., metavar="X", help="A data set, a run, a folder of runs, a bundle or an engine."
+    ),
     json_file: str | None = JSON,
 ) -> None:
     """Say what a path is, and what is in it.

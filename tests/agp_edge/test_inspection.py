@@ -126,3 +126,28 @@ def test_provisional_scores_are_called_so(
     bundle = write_bundle(tmp_path / "brick.bundle", provisional, {"model.fp32.onnx": tiny_model}).path
     assert "0.2 from n = 2, PROVISIONAL: nothing is promised" in command("inspect", bundle)[1]
     assert json.loads(command("inspect", bundle, "--json", "-")[1])["provisional"] is True
+
+
+def test_a_folder_of_runs_lists_them_and_an_unfinished_training_says_how_to_go_on(
+    tmp_path: Path, command: Command
+) -> None:
+    for name, steps in (("nut", 600), ("bolt", 20)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        record = {"state": "finished", "step": steps, "trained": ["a", "b"]}
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(record))
+    code, out, _ = command("inspect", tmp_path / "runs")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].endswith("runs: 2 runs, one a class")
+    assert lines[1:3] == [
+        "  bolt: finished, 20 steps on 2 good images",
+        "  nut: finished, 600 steps on 2 good images",
+    ]
+    code, out, _ = command("inspect", tmp_path / "runs", "--json", "-")
+    assert json.loads(out)["kind"] == "runs"
+    (tmp_path / "half" / "training").mkdir(parents=True)
+    (tmp_path / "half" / "training" / "step-00000010.json").write_text("{}")
+    code, _, err = command("inspect", tmp_path / "half")
+    assert code == 2
+    assert "a training that is not finished" in err
+    assert "--resume" in err
