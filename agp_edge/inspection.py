@@ -307,13 +307,16 @@ def _run(path: Path) -> Inspection:
 def _runs(path: Path, runs: Sequence[Path]) -> Inspection:
     """A folder of runs, one a class, as one-class training over several classes leaves it."""
     facts = {run.name: read_json(run / RUN_FILE, f"record of run {run}") for run in runs}
-    lines = [f"{path}: {_count(len(runs), 'run')}, one a class"]
+    each = all(record.get("classes") == [name] for name, record in facts.items())
+    lines = [f"{path}: {_count(len(runs), 'run')}{', one a class' if each else ''}"]
     for name, record in facts.items():
         steps, images = record.get("step"), len(record.get("trained", []))
         lines.append(
             _printable(f"  {name}: {record.get('state')}, {steps} steps on {_count(images, 'good image')}")
         )
-    lines.append("each by itself: agp-edge inspect RUN/CLASS; all of them: agp-edge evaluate RUN DATA")
+    lines.append(f"each by itself: agp-edge inspect {runs[0]}")
+    if each:
+        lines.append(f"all of them: agp-edge evaluate {path} DATA")
     return Inspection("runs", {"runs": facts}, "\n".join(lines))
 
 

@@ -172,7 +172,9 @@ def make_variants(
         else:
             notes.append(f"layers: left out, the backbone {config.backbone} has one layer alone")
     if not variants:
-        raise InputError(f"nothing is left to vary: {notes[0]}", f"take a --switch of: {', '.join(SWITCHES)}")
+        raise InputError(
+            f"nothing is left to vary: {notes[0]}", f"take a --switch of: {', '.join({**SWITCHES, **OURS})}"
+        )
     return variants, notes
 
 

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from agp_edge import __version__
 from agp_edge.bundle import refuse_other_kind
+from agp_edge.datasets.findings import some
 from agp_edge.engines.base import Inference, Session
 from agp_edge.errors import ArtefactError, InputError, MissingExtraError
 from agp_edge.files import atomic_path, read_json, sha256_file, to_json
@@ -234,6 +235,12 @@ def load_run(path: Path) -> tuple[AGPNet, RunRecord]:
     """
     if not is_run(path):
         refuse_other_kind(path, "a run")
+        inside = sorted(item for item in path.glob("*/") if is_run(item))
+        if inside:
+            raise InputError(
+                f"{path} is a folder of runs: {some([item.name for item in inside])}",
+                f"give one of them: {inside[0]}",
+            )
         raise InputError(f"there is no run at {path}", "make one: agp-edge train DATA --out RUN")
     again = "train it again, or fetch the whole folder again"
     value = read_json(path / RUN_FILE, f"run {path}")

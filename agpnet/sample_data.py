@@ -214,6 +214,7 @@ def main() -> None:
         make_sample_data(arguments.folder, counts=counts)
     except InputError as error:
         parser.exit(error.exit_code, f"error: {error.what}\n  {error.hint}\n")
+    print(f"{arguments.folder}: {', '.join(SURFACES)}; {counts.train} images each to learn from")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from agp_edge.datasets import GOOD, LAYOUTS, load_dataset
 from agp_edge.datasets.base import Dataset, Sample
 from agp_edge.datasets.duplicates import find_copies
+from agp_edge.datasets.enclosing import tests_of_enclosing
 from agp_edge.errors import InputError
 
-ABOVE = 4
-"""Folders from an image folder up to its data set, in the deepest tree that is known."""
 SUSPECT_NAMES = frozenset({
     "anomalies", "anomaly", "bad", "broken", "defect", "defective", "defects", "faulty", "ko", "ng", "reject", "rejects",
     "scrap", "test", "test_private", "test_private_mixed", "test_public", "testing",
@@ -44,7 +42,7 @@ def refuse_test_images(dataset: Dataset, by_hash: Mapping[str, Sample], known: C
             f"{dataset.root} has {_count(len(leaks))} among its good ones: {_some(leaks)}",
             "remove them from one side: agp-edge inspect DATA lists them all",
         )
-    found = _tests_of_enclosing(dataset, [sample for h, sample in by_hash.items() if h not in known])
+    found = tests_of_enclosing(dataset, [sample for h, sample in by_hash.items() if h not in known])
     if found is not None:
         owner, names = found
         raise InputError(
@@ -66,40 +64,6 @@ def _copies_of_test_images(dataset: Dataset) -> list[str]:
         for copy in find_copies(dataset, present)
         if copy.leak and copy.sample.path in tests
     ]
-
-
-def _tests_of_enclosing(dataset: Dataset, samples: list[Sample]) -> tuple[Path, list[str]] | None:
-    """An enclosing data set, and the names of those samples that it tests on; None where there is no such."""
-    if not samples:
-        return None
-    root, plain = dataset.root.resolve(), None
-    for folder in list(root.parents)[:ABOVE]:
-        if not _looks_like_a_data_set(folder):
-            continue
-        try:
-            outer = load_dataset(folder)
-        except InputError:
-            continue
-        # Of a plain folder only the defects are certain: which of its good images are kept for the test is our own choice.
-        tests = {
-            sample.path.resolve()
-            for data in outer.classes
-            for sample in data.test
-            if outer.layout != "folder" or not sample.good
-        }
-        names = [sample.name for sample in samples if sample.path.resolve() in tests]
-        if names and outer.layout != "folder":
-            return folder, names
-        # `test/` with `good/` in it looks like a plain folder: the tree around it says more.
-        plain = plain or ((folder, names) if names else None)
-    return plain
-
-
-def _looks_like_a_data_set(folder: Path) -> bool:
-    """Whether a folder is one class of a known tree, as a glance tells: nothing is listed for any other."""
-    if any((folder / part).is_dir() for part in (GOOD, "Data/Images", "OK")):
-        return True
-    return any(module.is_class(folder) for module in LAYOUTS.values() if hasattr(module, "is_class"))
 
 
 def _suspect_names(root: Path) -> list[str]:

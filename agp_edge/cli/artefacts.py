@@ -82,6 +82,25 @@ def with_classes(path: Path, dataset: Dataset) -> list[tuple[Path, Dataset]]:
     return [(runs[data.name], replace(dataset, classes=[data])) for data in tested]
 
 
+def warn_of_unknown_classes(path: Path, dataset: Dataset) -> None:
+    """A note if an artefact says which classes it learned, and only some of a data set's are among them."""
+    from agp_edge.bundle import is_bundle, read_manifest
+    from agp_edge.files import read_json
+
+    if is_bundle(path):
+        learned = read_manifest(path)[0].network.get("classes", [])
+    elif (path / RUN_FILE).is_file():
+        learned = read_json(path / RUN_FILE, f"run {path}").get("classes", [])
+    else:
+        return
+    names = [data.name for data in dataset.classes if data.test]
+    unknown = [name for name in names if name not in learned]
+    if unknown and len(unknown) < len(names):
+        note(
+            f"warning: {path} learned {', '.join(learned)}; it never saw {', '.join(unknown)}, which count all the same"
+        )
+
+
 def warn_if_interrupted(path: Path) -> None:
     """A note if a path is a run whose training was interrupted; anything else is left to whoever opens it."""
     from agp_edge.files import read_json

@@ -8,6 +8,7 @@ import typer
 
 from agp_edge.cli.console import note, progress_bar, say, write_json_result
 from agp_edge.cli.options import JSON
+from agp_edge.errors import InputError
 
 
 def evaluate(
@@ -35,7 +36,13 @@ def evaluate(
     Example:
       agp-edge evaluate part.int8.onnxruntime.engine DATA --report report/
     """
-    from agp_edge.cli.artefacts import class_runs, is_provisional, open_artefact, with_classes
+    from agp_edge.cli.artefacts import (
+        class_runs,
+        is_provisional,
+        open_artefact,
+        warn_of_unknown_classes,
+        with_classes,
+    )
     from agp_edge.contact_sheet import choose_rows, draw_contact_sheet, load_rows
     from agp_edge.datasets import load_dataset
     from agp_edge.evaluation import count_verdicts, merge
@@ -46,6 +53,12 @@ def evaluate(
     from agp_edge.verdict import Judge
 
     dataset = load_dataset(data)
+    if report is not None and {data.resolve(), dataset.root.resolve()} & {
+        report.resolve(),
+        *report.resolve().parents,
+    }:
+        raise InputError(f"--report {report} lies in the data set {data}", "give another folder")
+    warn_of_unknown_classes(artefact, dataset)
     parts, frames = [], set()
     for path, part in with_classes(artefact, dataset):
         session, normal_scores, name = open_artefact(path)

@@ -112,6 +112,7 @@ def train(
     module = require_host("agpnet.training", "train")
     make_config = require_host("agpnet.config", "train").make_config
     from agp_edge.datasets import load_dataset
+    from agp_edge.datasets.enclosing import refuse_tests_of_enclosing
 
     every = require_host("agpnet.checkpoint", "train").parse_every(checkpoint_every)
     flags = {
@@ -120,6 +121,7 @@ def train(
     }  # fmt: skip
     settings = make_config(config, **parse_settings(set_) | {k: v for k, v in flags.items() if v is not None})
     dataset = load_dataset(data)
+    refuse_tests_of_enclosing(dataset)
     names = [c.name for c in dataset.classes]
     each = settings.setup == "one-class" and len(names) > 1
     note(describe_setup(names, settings.setup))

@@ -13,7 +13,9 @@ import typer
 
 import agp_edge.cli.data as commands
 from agp_edge.bundle import Manifest, write_bundle
+from agp_edge.cli.artefacts import warn_of_unknown_classes
 from agp_edge.cli.console import run_command
+from agp_edge.datasets import ClassData, Dataset, load_dataset
 from agp_edge.datasets.images import read_image, write_png
 from agp_edge.files import write_json
 from agp_edge.frame import FrameSpec
@@ -106,6 +108,29 @@ def test_evaluate_writes_a_report(run: Run, tiny_engine: Path, tree: Path, tmp_p
         "metrics.json",
         "report.html",
     ]
+
+
+def test_a_report_does_not_go_into_the_data(
+    run: Run, tiny_engine: Path, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tree.rglob("*"))
+    assert run("evaluate", tiny_engine, tree, "--report", tree / "report") == 2
+    assert "lies in the data set" in capsys.readouterr().err
+    assert sorted(tree.rglob("*")) == before
+
+
+def test_classes_that_were_not_learned_are_named(
+    tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"classes": ["brick"]}))
+    test = load_dataset(tree).classes[0].test
+    both = Dataset(tmp_path, "mvtec", [ClassData(name, [], test=test) for name in ("brick", "grass")])
+    warn_of_unknown_classes(tmp_path / "run", both)
+    assert "learned brick; it never saw grass, which count all the same" in capsys.readouterr().err
+    warn_of_unknown_classes(tmp_path / "run", Dataset(tmp_path, "mvtec", both.classes[:1]))
+    warn_of_unknown_classes(tmp_path / "run", Dataset(tmp_path, "folder", both.classes[1:]))
+    assert capsys.readouterr().err == "", "another name alone says nothing"
 
 
 def test_evaluate_refuses_bad_input(

@@ -133,7 +133,7 @@ def test_a_folder_of_runs_lists_them_and_an_unfinished_training_says_how_to_go_o
 ) -> None:
     for name, steps in (("nut", 600), ("bolt", 20)):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        record = {"state": "finished", "step": steps, "trained": ["a", "b"]}
+        record = {"state": "finished", "step": steps, "trained": ["a", "b"], "classes": [name]}
         (tmp_path / "runs" / name / "run.json").write_text(json.dumps(record))
     code, out, _ = command("inspect", tmp_path / "runs")
     assert code == 0
@@ -143,6 +143,7 @@ def test_a_folder_of_runs_lists_them_and_an_unfinished_training_says_how_to_go_o
         "  bolt: finished, 20 steps on 2 good images",
         "  nut: finished, 600 steps on 2 good images",
     ]
+    assert lines[-1] == f"all of them: agp-edge evaluate {tmp_path / 'runs'} DATA"
     code, out, _ = command("inspect", tmp_path / "runs", "--json", "-")
     assert json.loads(out)["kind"] == "runs"
     (tmp_path / "half" / "training").mkdir(parents=True)
@@ -151,3 +152,14 @@ def test_a_folder_of_runs_lists_them_and_an_unfinished_training_says_how_to_go_o
     assert code == 2
     assert "a training that is not finished" in err
     assert "--resume" in err
+
+
+def test_runs_that_have_nothing_to_do_with_each_other_are_no_set(tmp_path: Path, command: Command) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        record = {"state": "finished", "step": 5, "trained": ["a"], "classes": ["brick"]}
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    code, out, _ = command("inspect", tmp_path)
+    assert code == 0
+    assert out.splitlines()[0] == f"{tmp_path}: 2 runs"
+    assert "evaluate" not in out

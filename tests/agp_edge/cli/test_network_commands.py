@@ -168,3 +168,24 @@ def test_settings_are_plain_values() -> None:
     for text in ("steps", "=3"):
         with pytest.raises(InputError, match="is no NAME=VALUE"):
             parse_settings([text])
+
+
+def test_what_a_data_set_tests_on_is_not_learned_from(
+    sample_data: Path, tmp_path: Path, command: Command, tiny_settings: dict[str, Any]
+) -> None:
+    defects = next(p for p in sorted((sample_data / "gravel" / "test").iterdir()) if p.name != "good")
+    options = ["--out", tmp_path / "run", "--backbone", "filterbank", *small(tiny_settings), "--steps", "2"]
+    code, _, err = command("train", defects, *options)
+    assert code == 2
+    assert f"test image of the data set {sample_data / 'gravel'}" in err
+    assert f"agp-edge train {sample_data / 'gravel'}" in err
+    assert not (tmp_path / "run").exists()
+    assert command("train", sample_data / "gravel" / "train" / "good", *options)[0] == 0
+
+
+def test_a_folder_of_runs_is_no_run_to_export(trained_run: Path, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "nut").symlink_to(trained_run)
+    code, _, err = command("export", tmp_path / "runs", "--out", tmp_path / "x.bundle")
+    assert code == 2
+    assert f"is a folder of runs: nut\n  give one of them: {tmp_path / 'runs' / 'nut'}" in err
