@@ -301,7 +301,14 @@ def _run(path: Path) -> Inspection:
     for key in ("trained", "held_out"):
         if isinstance(shown.get(key), list):
             shown[key] = _count(len(shown[key]), "image")
-    return Inspection("run", {"run": facts}, "\n".join([f"run {path}", *_fields(shown, "  ")]))
+    config = shown.pop("config", None)
+    lines = [f"run {path}", *_fields(shown, "  ")]
+    if isinstance(config, dict):
+        pairs = ", ".join(f"{key} {_short(value)}" for key, value in config.items())
+        lines += textwrap.wrap(
+            f"hyper-parameters: {pairs}", WIDTH, initial_indent="  ", subsequent_indent="    "
+        )
+    return Inspection("run", {"run": facts}, "\n".join(map(_printable, lines)))
 
 
 def _runs(path: Path, runs: Sequence[Path]) -> Inspection:
@@ -349,6 +356,8 @@ def _fields(record: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, (list, dict)) and not value:
+        return "none"
     if isinstance(value, list):
         simple = all(isinstance(item, (str, int, float)) and len(str(item)) <= 24 for item in value)
         return (
@@ -359,6 +368,8 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         if {"width", "height"} <= set(value):
             return f"{value['width']}x{value['height']}"
+        if all(isinstance(item, list) for item in value.values()) and len(value) <= 8:
+            return ", ".join(f"{key} {len(item)}" for key, item in value.items())
         simple = not any(isinstance(item, (list, dict)) for item in value.values())
         pairs = ", ".join(f"{key} {item}" for key, item in value.items())
         return pairs if simple and len(value) <= 8 else _count(len(value), "entry", "entries")

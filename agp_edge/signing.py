@@ -154,7 +154,12 @@ def _load_key(path: Path, password: Callable[[Path], str]) -> bytes:
         reason = (
             "the password is wrong, or it is damaged" if secret is not None else "it is no private key as PEM"
         )
-        raise InputError(f"cannot use key {path}: {reason}", MAKE_KEY) from error
+        hint = (
+            "give its password; keep the key: those who accept it know no other"
+            if secret is not None
+            else MAKE_KEY
+        )
+        raise InputError(f"cannot use key {path}: {reason}", hint) from error
     curve = getattr(getattr(private, "curve", None), "name", None)
     if curve not in CURVES:
         kind = f"a key on {curve}" if curve else type(private).__name__.strip("_")

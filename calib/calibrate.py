@@ -32,6 +32,7 @@ from agp_edge.files import sha256_file
 from agp_edge.frame import PRECISIONS, FrameSpec, Precision
 from agp_edge.gate import GateReport, Scores, check_reason
 from agp_edge.progress import Progress, silent
+from agp_edge.trust import SIGNATURE
 from agp_edge.verdict import choose_threshold
 from calib.calibration import Calibration
 from calib.choose import CHOICES, Choice, choose_frames, choose_splits
@@ -217,6 +218,10 @@ def calibrate(
                 artefacts=_artefacts(scores, reports, refused, accept, method, provisional=provisional),
                 calibration=calibration,
             )
+            if (path / SIGNATURE).is_file():
+                warnings.append(
+                    f"{path} was signed, and is not any more: it is another bundle now. Sign it again: agp-edge sign {path} --key FILE"
+                )
             bundle = write_bundle(path, final, files if frames_outside else {**files, **held_out_files})
     return Calibration(
         bundle=bundle,

@@ -57,6 +57,8 @@ class Calibration:
             lines.append(self.table)
         if not self.written:
             lines.append("not written: the bundle keeps its earlier calibration")
+        elif self.accepted is None and any(r.outcome == "inconclusive" for r in self.reports.values()):
+            lines.append("written, with graphs that the gate could not judge: a build of them asks again")
         for precision, threshold in self.thresholds.items():
             lines.append(f"{precision}  threshold {threshold.describe()}")
             if precision in self.reports:

@@ -364,4 +364,6 @@ def calibrate(
     say(result.describe(), json)
     write_json_result(json, result.to_dict())
     result.check()
-    note(f"next: agp-edge build-engine {bundle} --precision int8")
+    again = any(report.outcome != "passed" for report in result.reports.values())
+    precision = next(p for p in ("int8", "fp16", "fp32") if p in result.bundle.manifest.precisions)
+    note(f"next: agp-edge build-engine {bundle} --precision {precision}{' --accept REASON' if again else ''}")

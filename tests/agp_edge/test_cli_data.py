@@ -242,15 +242,21 @@ def test_inspect_reads_a_run_whatever_its_keys(
     record = {
         "backbone": "filterbank", "classes": ["nut"], "steps": 400, "frame": {"width": 64, "height": 48},
         "trained": [f"{i:064d}" for i in range(9)], "counts": {"train": 9, "held_out": 2}, "new": [{"x": 1}],
-        "format": "agp-edge-run", "version": 1, "backbone_sha256": {},
+        "format": "agp-edge-run", "version": 1, "backbone_sha256": {}, "suspects": [], "shots": {"nut": ["1.png", "2.png"]},
     }  # fmt: skip
     write_json(tmp_path / "run" / "run.json", record)
     assert run("inspect", tmp_path / "run") == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:]]
     assert dict(lines) == {
         "backbone": "filterbank", "classes": "nut", "steps": "400", "frame": "64x48",
-        "trained": "9 images", "counts": "held_out 2, train 9", "new": "1 entry",
+        "trained": "9 images", "counts": "held_out 2, train 9", "new": "1 entry", "suspects": "none", "shots": "nut 2",
     }  # fmt: skip
+    write_json(
+        tmp_path / "run" / "run.json", {"step": 5, "config": {"steps": 20, "augment": "none", "layers": []}}
+    )
+    assert run("inspect", tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert "hyper-parameters: augment none, layers none, steps 20" in out
     (tmp_path / "run" / "run.json").write_text("[")
     assert run("inspect", tmp_path / "run") == 4
 

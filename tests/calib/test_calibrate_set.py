@@ -90,6 +90,15 @@ def test_operators_that_are_kept_are_written_down(bundle_copy: Path, sample_data
     assert (bundle_copy / "model.int8.onnx").stat().st_size > size
 
 
+def test_a_signature_that_goes_is_missed_aloud(bundle_copy: Path, sample_data: Path) -> None:
+    (bundle_copy / "model.sig").write_text("{}")
+    result = calibrate(bundle_copy, load_dataset(sample_data), quantise="all", accept="a test")
+    assert f"agp-edge sign {bundle_copy} --key FILE" in result.warnings[-1]
+    assert not (bundle_copy / "model.sig").exists()
+    again = calibrate(bundle_copy, load_dataset(sample_data), quantise="all", accept="a test")
+    assert not any("sign" in warning for warning in again.warnings)
+
+
 def test_copies_count_once(fresh: Path, sample_data: Path, tmp_path: Path) -> None:
     twice = tmp_path / "twice"
     twice.mkdir()
