@@ -169,6 +169,8 @@ class GateReport:
 
     def describe(self) -> str:
         """One short line for a person: with `gate` before it, it fits a terminal of 80 columns."""
+        if not self.n:
+            return f"{self.outcome.upper()}: there is no gate frame"
         return (
             f"{self.outcome.upper()}: {len(self.flips)} flips in n = {self.n} (95 % bound {self.bound_95:.1%}), "
             f"drift {self.drift_max:.2g}, maps {self.map_correlation:.3f}"
@@ -182,6 +184,8 @@ class GateReport:
             f"(allowed for {self.precision}: {self.allowance.drift:g})",
             f"ranks correlate by {ranks}, maps by {self.map_correlation:.4f}, the least {self.map_correlation_min:.4f}",
         ]
+        if not self.n:
+            lines = []  # Without a frame these figures are what nothing comes to.
         if self.image_auroc is not None:
             lines.append(f"image AUROC {self.image_auroc.describe()}")
         if self.aupro is not None:

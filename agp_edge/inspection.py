@@ -187,7 +187,7 @@ def _gate_lines(prefix: str, gate: Mapping[str, Any]) -> list[str]:
     figures = [
         f"{name} {gate[key]:{style}}"
         for name, key, style in (("95 % bound", "bound_95", ".1%"), ("drift", "drift_max", ".2g"), ("maps", "map_correlation", ".3f"))
-        if isinstance(gate.get(key), (int, float))
+        if gate.get("n") and isinstance(gate.get(key), (int, float))
     ]  # fmt: skip
     lines = [prefix + _describe_gate(gate)]
     return [*lines, "          " + ", ".join(figures)] if figures else lines

@@ -265,8 +265,8 @@ def _choose_layers(
     keep: list[str],
     sensitivity: bool,
     progress: Progress,
-) -> tuple[list[str], LayerChoice | None, str | None]:
-    """The nodes to keep, what the search found where it was asked, and the table of layers where that was."""
+) -> tuple[list[str], LayerChoice | None, str]:
+    """The nodes to keep, what the search found where it was asked, and the table of layers."""
     if quantise == "search":
         found = search_precision(
             quantiser,
@@ -277,10 +277,10 @@ def _choose_layers(
             sensitivity=sensitivity,
             progress=progress,
         )
-        return found.kept, found, found.table() if sensitivity else None
-    if not sensitivity:
-        return keep, None, None
-    effects = measure_sensitivity(quantiser, frame, np.stack(frames), progress=progress)
+        return found.kept, found, found.table()
+    effects = (
+        measure_sensitivity(quantiser, frame, np.stack(frames), progress=progress) if sensitivity else None
+    )
     chosen = [node for node in quantiser.nodes if node not in keep]
     return keep, None, describe_layers(quantiser.layers, chosen, effects, rest=quantiser.rest)
 

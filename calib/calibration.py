@@ -23,7 +23,7 @@ class Calibration:
         splits: part -> number of frames.
         calibration: what the manifest says of it.
         layers: what the search of precisions found; None where it was not asked, or had too few frames.
-        table: the layers, what each saves and costs, for a person; None where it was not asked for.
+        table: the layers, what each saves and, where it was measured, costs, for a person.
         thresholds: precision -> its own threshold.
         reports: precision -> its gate against FP32.
         shown: precision -> where the frames that its gate refused it for can be seen, in words.
@@ -38,7 +38,7 @@ class Calibration:
     splits: dict[str, int]
     calibration: dict[str, Any]
     layers: LayerChoice | None
-    table: str | None
+    table: str
     thresholds: dict[Precision, Threshold]
     reports: dict[Precision, GateReport]
     shown: dict[Precision, str] = field(default_factory=dict)
@@ -51,10 +51,9 @@ class Calibration:
         parts = ", ".join(f"{part} {n}" for part, n in self.splits.items())
         kept = f", {len(self.kept)} left as they are" if self.kept else ""
         lines = [f"{self.bundle.path}: {len(self.quantised)} layers in INT8{kept}; good frames: {parts}"]
-        if self.layers is not None and (self.kept or not self.quantised):
+        if self.layers is not None:
             lines.append(self.layers.describe())
-        if self.table is not None:
-            lines.append(self.table)
+        lines.append(self.table)
         if not self.written:
             lines.append("not written: the bundle keeps its earlier calibration")
         elif self.accepted is None and any(r.outcome == "inconclusive" for r in self.reports.values()):

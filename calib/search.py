@@ -77,7 +77,7 @@ class LayerChoice:
         )
 
     def describe(self) -> str:
-        """For a person: what was chosen, what for, and the layers that are kept; 80 columns."""
+        """For a person: what was chosen, and what for; 80 columns."""
         on = f"on {self.frames} search frames"
         if not self.quantised:
             why = (
@@ -94,22 +94,11 @@ class LayerChoice:
             lines.append(f"everything fitted at once {on}")
         else:
             lines.append(f"all of them: {self.everything.describe()} {on}")
-        if self.kept:
-            chosen = set(self.quantised)
-            left = [layer for layer in self.layers if layer.node not in chosen]
-            lines.append(f"left in {self.rest}:")
-            lines.append(self.table(left))
         return "\n".join(lines)
 
-    def table(self, layers: list[Layer] | None = None) -> str:
-        """The table of layers, all of them by default: what each saves and, where it was measured, costs."""
-        return describe_layers(
-            self.layers if layers is None else layers,
-            self.quantised,
-            self.sensitivity or None,
-            rest=self.rest,
-            total_macs=sum(layer.macs for layer in self.layers),
-        )
+    def table(self) -> str:
+        """The table of layers: what each saves and, where it was measured, costs."""
+        return describe_layers(self.layers, self.quantised, self.sensitivity or None, rest=self.rest)
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` gives it."""

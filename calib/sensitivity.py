@@ -185,7 +185,6 @@ def describe_layers(
     effects: Mapping[str, Effect] | None = None,
     *,
     rest: str = "fp16",
-    total_macs: int | None = None,
 ) -> str:
     """The layers as a table of at most 80 columns.
 
@@ -194,9 +193,8 @@ def describe_layers(
         quantised: the nodes that are in INT8.
         effects: node -> what quantising it alone does; without it, these columns are left out.
         rest: the precision of the others.
-        total_macs: what the share of MACs is of; that of the rows by default.
     """
-    total = total_macs or sum(layer.macs for layer in layers)
+    total = sum(layer.macs for layer in layers)
     rows = []
     for layer in layers:
         row = [

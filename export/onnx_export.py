@@ -74,13 +74,16 @@ def export_run(
             "give the camera's full frame to --frame-size",
         )
     frame = FrameSpec(width, height, 1 if mono else 3, batch)
-    config = record.config.to_dict()
+    backbone, config = dict(network.backbone.describe()), record.config.to_dict()
+    for named, key in ((backbone, "source"), (config, "backbone")):
+        if key in named:
+            named[key] = without_folders(str(named[key]))
     manifest = Manifest(
         name=name or bundle_name(out),
         frame=frame,
         network={
             "architecture": "AGPNet, after Huang et al. 2024 (arXiv 2408.07490)",
-            "backbone": network.backbone.describe(),
+            "backbone": backbone,
             "grid": list(network.backbone.grid),
             "width": network.backbone.width,
             "classes": record.classes,
@@ -119,6 +122,14 @@ def bundle_name(out: Path) -> str:
     """A name for a bundle after its folder, with only letters, digits, `.`, `_` and `-`."""
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in out.resolve().name)
     return stem.removesuffix(".bundle").strip("._-")[:80] or "model"
+
+
+def without_folders(source: str) -> str:
+    """A backbone as a bundle names it: an id as it is, of a path on this machine the last part alone.
+
+    Where a host keeps its models is nobody's business on a device, and the same run gives the same bundle anywhere.
+    """
+    return Path(source).resolve().name if source.startswith(("/", ".", "~")) else source
 
 
 def export_network(network: AGPNet, frame: FrameSpec, path: Path, *, half: bool = False) -> None:

@@ -129,6 +129,13 @@ def test_fewer_than_sixteen_frames_say_nothing() -> None:
     assert "583 more gate frames" in error.hint
 
 
+def test_a_gate_without_a_frame_shows_no_figure_of_one() -> None:
+    labelled = replace(scores(gate=[]), labelled=LabelledMetrics(0.95, None))
+    report = judge(labelled, labelled)
+    assert report.describe() == "INCONCLUSIVE: there is no gate frame"
+    assert report.describe_more() == ["image AUROC 0.9500 -> 0.9500 (+0.00 points)"]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_refused_whosever_it_is(bad: float) -> None:
     # Frame 19 is NG for both: no verdict flips, and it is refused all the same.

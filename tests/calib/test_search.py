@@ -72,10 +72,10 @@ def test_the_fragile_layer_is_kept_and_the_gate_passes(fragile_graphs: Any, tmp_
 
     text = choice.describe()
     assert text.startswith("9 of 10 layers in INT8")
-    assert "left in fp16:" in text
-    assert "decoder.head" in text.splitlines()[-1]
     assert max(map(len, text.splitlines())) <= 80
-    assert len(choice.table().splitlines()) == 12
+    rows = [line.split() for line in choice.table().splitlines()[2:]]
+    assert len(rows) == 10
+    assert [row[0] for row in rows if row[1] == "fp16"] == ["decoder.head"]
     document = json.loads(json.dumps(choice.to_dict()))
     assert [layer["precision"] for layer in document["layers"]] == ["int8"] * 9 + ["fp16"]
     assert document["share_of_allowance"] == SHARE

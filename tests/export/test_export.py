@@ -20,15 +20,19 @@ import torch
 from numpy.typing import NDArray
 
 from agp_edge.bundle import Bundle
+from agp_edge.datasets import load_dataset
 from agp_edge.datasets.images import read_image
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.frame import PRECISIONS, FrameSpec
 from agpnet.backbones import TransformerBackbone
+from agpnet.config import make_config
 from agpnet.network import AGPNet
 from agpnet.run import TorchSession, load_run
+from agpnet.training import train
+from benchmarks.int8 import save_vit
 from export.contract import MAX_DIFFERENCE, check_graph, check_parity
-from export.onnx_export import bundle_name, export_network, export_run
+from export.onnx_export import bundle_name, export_network, export_run, without_folders
 from export.reference import draw_frames, score_reference_frames
 
 Command = Callable[..., tuple[int, str, str]]
@@ -152,6 +156,33 @@ def test_the_graph_tells_nothing_of_the_host(exported_bundle: Path, precision: s
     assert not re.search(rb"/(home|root|tmp|usr)/", data)
     manifest = (exported_bundle / "manifest.json").read_text()
     assert str(here) not in manifest
+
+
+def test_a_backbone_from_a_folder_is_known_by_its_name_alone(sample_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    small = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "image_size": 64, "patch_size": 16,
+    }  # fmt: skip
+    model = save_vit(tmp_path / "models" / "vit-small", small)
+    settings = {
+        "layers": [1, 2],
+        "decoder_blocks": 1,
+        "decoder_heads": 2,
+        "input_size": 64,
+        "steps": 1,
+        "batch_size": 2,
+    }
+    train(load_dataset(sample_data), make_config(backbone=str(model), **settings), tmp_path / "run")
+    bundle = export_run(tmp_path / "run", tmp_path / "part.bundle")
+    network = bundle.manifest.network
+    assert network["backbone"]["source"] == network["config"]["backbone"] == "vit-small"
+    assert str(tmp_path) not in (bundle.path / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("source", ["facebook/dino-vits16", "filterbank"])
+def test_a_backbone_by_id_keeps_it(source: str) -> None:
+    assert without_folders(source) == source
 
 
 def test_the_same_run_gives_the_same_bytes_in_another_process(
