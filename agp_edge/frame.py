@@ -9,8 +9,16 @@ from typing import Any, Literal
 
 from agp_edge.errors import ArtefactError, InputError
 
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+"""Of engines, finest first."""
+GRAPHS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""Those that a bundle can have a graph of."""
+
+
+def graph_of(precision: Precision) -> Precision:
+    """The graph that an engine of a precision is made of: bfloat16 is the FP32 graph, which the runtime counts in bfloat16."""
+    return "fp32" if precision == "bf16" else precision
 
 
 @dataclass(frozen=True)

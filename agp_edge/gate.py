@@ -46,6 +46,7 @@ class Allowance:
 ALLOWANCES: dict[Precision, Allowance] = {
     "fp32": Allowance(drift=1e-3, map_correlation=0.9999, auroc_loss=0.005),
     "fp16": Allowance(drift=0.1, map_correlation=0.99, auroc_loss=0.005),
+    "bf16": Allowance(drift=0.5, map_correlation=0.985, auroc_loss=0.005),
     "int8": Allowance(drift=1.0, map_correlation=0.985, auroc_loss=0.005),
 }
 """Precision of the candidate -> its allowance. An artefact that answers the same to everything flips no good frame,
@@ -54,6 +55,7 @@ since each has its own threshold: scores and maps are what gives it away."""
 HINTS: dict[Precision, str] = {
     "fp32": "both should say the same: export and build it again, and compare what `agp-edge doctor` prints of both",
     "fp16": "take fp32, or int8, whose core is no half-precision one",
+    "bf16": "take fp32: it keeps 24 bits of a number, bfloat16 keeps 8",
     "int8": "take fp16 or fp32, or calibrate with more frames",
 }
 """Precision -> what to do about a refusal."""

@@ -283,6 +283,8 @@ def _engine(path: Path) -> Inspection:
         f"  threshold  {_describe_threshold(sidecar.normal_scores, sidecar.provisional)}",
         f"  gate       {_describe_gate(sidecar.gate)}",
     ]
+    if sidecar.layers is not None:
+        lines.append(f"  layers     {sidecar.layers.describe()}")
     if sidecar.accepted is not None:
         lines.append(f"  accepted   {sidecar.accepted}")
     facts = {

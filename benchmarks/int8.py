@@ -32,7 +32,7 @@ from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.evaluation import evaluate
 from agp_edge.files import read_json
-from agp_edge.frame import PRECISIONS, FrameSpec, Precision
+from agp_edge.frame import GRAPHS, FrameSpec, Precision
 from agp_edge.latency import percentiles_ms
 from agp_edge.machine import describe_machine
 from agpnet.config import Config, make_config
@@ -284,7 +284,7 @@ def describe(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     rows = []
     for network in report["networks"]:
-        for precision in (p for p in PRECISIONS if p in network["bytes"]):
+        for precision in (p for p in GRAPHS if p in network["bytes"]):
             size = network["bytes"][precision]
             gate = network["gates"].get(precision)
             auroc = network.get("image_auroc", {})

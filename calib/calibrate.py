@@ -29,7 +29,7 @@ from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
 from agp_edge.errors import InputError
 from agp_edge.evaluation import labelled_metrics
 from agp_edge.files import sha256_file
-from agp_edge.frame import PRECISIONS, FrameSpec, Precision
+from agp_edge.frame import GRAPHS, FrameSpec, Precision
 from agp_edge.gate import GateReport, Scores, check_reason
 from agp_edge.progress import Progress, silent
 from agp_edge.trust import SIGNATURE
@@ -104,7 +104,7 @@ def calibrate(
     check_reason(accept)
     bundle = Bundle(path)
     manifest = bundle.manifest
-    for precision in PRECISIONS:
+    for precision in GRAPHS:
         check_folder(_refusal(path, precision, flips))
     images = GoodImages.of(dataset, manifest.frame)
     known = {*manifest.trained, *manifest.held_out}

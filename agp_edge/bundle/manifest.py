@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from agp_edge.bundle.schema import bundle_schema, find_fault
 from agp_edge.errors import ArtefactError
 from agp_edge.files import sha256_bytes
-from agp_edge.frame import PRECISIONS, FrameSpec, Precision
+from agp_edge.frame import GRAPHS, FrameSpec, Precision
 
 FORMAT = "agp-edge-bundle"
 VERSION = 1
@@ -84,7 +84,7 @@ class Manifest:
     @property
     def precisions(self) -> list[Precision]:
         """The precisions it has a graph of."""
-        return [p for p in PRECISIONS if model_file(p) in self.files]
+        return [p for p in GRAPHS if model_file(p) in self.files]
 
     def normal_scores(self, precision: Precision) -> list[float]:
         """Scores of the threshold part, measured with this precision's graph.

@@ -117,6 +117,9 @@ def describe_built(built: Built) -> str:
         f"  {sidecar.precision}, {sidecar.backend} {sidecar.backend_version}, {built.size_bytes:,} bytes, "
         f"built in {sidecar.build_seconds:.1f} s for {device}",
     ]
+    if sidecar.layers is not None:
+        lines.append(f"  layers: {sidecar.layers.describe()}")
+    lines += [f"  {note}" for note in built.notes]
     if built.report is None:
         lines.append(
             "  gate: not run: this machine cannot run the plan. Built says nothing of speed or verdicts."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agp_edge.engines.sidecar import Layers as Layers
 from agp_edge.engines.sidecar import Sidecar
 from agp_edge.errors import InputError
 from agp_edge.frame import FrameSpec, Precision
@@ -107,11 +109,64 @@ class BuildOptions:
             whatever an ahead-of-time builder offers.
         workspace_mib: limit of the builder's scratch memory, in MiB; None leaves it to the builder.
         timing_cache: file that keeps measured tactics between builds.
+        precision: what the engine counts in; it says which graph of the bundle was given.
+        optimization_level: how long the builder searches, 0 to 5; None leaves it to the builder.
+        dla: core of the Deep Learning Accelerator to build for; what it cannot run goes to the GPU.
+        version_compatible: the plan is to load in later versions of the library.
+        hardware_compatible: the plan is to run on GPUs of other generations.
     """
 
     compute_capabilities: tuple[str, ...] = ()
     workspace_mib: int | None = None
     timing_cache: Path | None = None
+    precision: Precision = "fp32"
+    optimization_level: int | None = None
+    dla: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+    def refuse(self, title: str, reasons: Mapping[str, str]) -> None:
+        """Refuse what was asked for and this builder does not do.
+
+        Args:
+            title: the builder's name.
+            reasons: name of an attribute -> why it does not take that.
+
+        Raises:
+            InputError: one of them was set.
+        """
+        for name, reason in reasons.items():
+            if getattr(self, name) not in (None, False, ()):
+                flag = "--" + OPTION_FLAGS.get(name, name.replace("_", "-"))
+                raise InputError(
+                    f"{title} takes no {flag}: {reason}", "leave it out, or take another --backend"
+                )
+
+
+NOT_FOR_A_CPU = {
+    "compute_capabilities": "it builds for this CPU",
+    "workspace_mib": "it has no scratch memory to limit",
+    "timing_cache": "it measures nothing while it builds",
+    "optimization_level": "it has one way to build",
+    "dla": "it builds for this CPU",
+    "version_compatible": "its engine is an ONNX file, which later versions read anyway",
+    "hardware_compatible": "it builds for this CPU",
+}
+"""Attribute of `BuildOptions` -> why a builder for the CPU does not take it."""
+
+
+def refuse_precision(title: str, precision: Precision, takes: tuple[Precision, ...]) -> None:
+    """Refuse a precision that a builder does not count in.
+
+    Raises:
+        InputError: it is none of `takes`.
+    """
+    if precision not in takes:
+        raise InputError(f"{title} does not build {precision}", f"take one of: {', '.join(takes)}")
+
+
+OPTION_FLAGS = {"compute_capabilities": "compute-capability", "workspace_mib": "workspace"}
+"""Attribute of `BuildOptions` -> its flag, where they have different names."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +177,15 @@ class BuildResult:
         backend_version: version of the library that built it.
         device: where the plan runs: `machine`, and `compute_capabilities` for a GPU.
         runs_here: whether this machine can run it: if so the gate runs next, if not nothing is known of its verdicts.
+        layers: what it is made of, as far as the library says.
+        notes: what the user should know, a line each.
     """
 
     backend_version: str
     device: dict[str, Any]
     runs_here: bool
+    layers: Layers | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

@@ -17,7 +17,7 @@ from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
 from agp_edge.engines.sidecar import SUFFIX, Sidecar, engine_name, sidecar_path
 from agp_edge.errors import ArtefactError, DiskFullError, InputError
 from agp_edge.files import flush, sha256_file, translate_write_errors, write_json
-from agp_edge.frame import Precision
+from agp_edge.frame import Precision, graph_of
 from agp_edge.gate import GateReport, Scores, check_reason
 from agp_edge.progress import Progress, silent
 from agp_edge.trust import check_can_seal, seal_engine
@@ -36,6 +36,7 @@ class Built:
         size_bytes: of the plan.
         report: the gate's, or None where the plan could not be run here.
         shown: where the frames of a gate that was overridden can be seen, in words; None where it passed.
+        notes: what the builder wants the user to know.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Built:
     size_bytes: int
     report: GateReport | None
     shown: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def choose_backend(name: str) -> str:
@@ -109,7 +111,8 @@ def build_engine(
             f"bundle {bundle.path} is not calibrated: it has no thresholds",
             f"run: agp-edge calibrate {bundle.path} DATA",
         )
-    model = bundle.model_path(precision)
+    model = bundle.model_path(graph_of(precision))
+    options = replace(options or BuildOptions(), precision=precision)
     target = save_engine or bundle.path.parent / engine_name(bundle.manifest, precision, backend_name)
     if target.is_dir():
         raise InputError(f"{target} is a folder", "give --save-engine a file name")
@@ -127,11 +130,11 @@ def build_engine(
         scratch = tempfile.TemporaryDirectory(prefix=".agp-edge-build-", dir=target.parent)
     with scratch as folder:
         plan = Path(folder) / target.name
-        graph = _own_graph(bundle, precision, Path(folder))
+        graph = _own_graph(bundle, graph_of(precision), Path(folder))
         start = time.monotonic()
         try:
             with translate_write_errors(target):
-                result = backend.build(graph, plan, options or BuildOptions(), progress)
+                result = backend.build(graph, plan, options, progress)
         except ArtefactError as error:
             # A library that could not write its plan says anything but that.
             if shutil.disk_usage(folder).free < model.stat().st_size:
@@ -151,6 +154,7 @@ def build_engine(
             build_seconds=round(time.monotonic() - start, 3),
             normal_scores=[],
             gate=None,
+            layers=result.layers,
         )
         report = shown = None
         if result.runs_here:
@@ -170,7 +174,7 @@ def build_engine(
         sidecar = replace(sidecar, accepted=_accepted(bundle, precision, None if passed else accept))
         sidecar = replace(sidecar, seal=seal_engine(sidecar.unsealed, bundle.signer))
         _install(plan, target, sidecar)
-    return Built(target, sidecar, target.stat().st_size, report, shown)
+    return Built(target, sidecar, target.stat().st_size, report, shown, result.notes)
 
 
 def _own_graph(bundle: Bundle, precision: Precision, folder: Path) -> Path:
@@ -189,7 +193,7 @@ def _own_graph(bundle: Bundle, precision: Precision, folder: Path) -> Path:
 
 def _accepted(bundle: Bundle, precision: Precision, here: str | None) -> str | None:
     """The reasons for which this precision was kept although a gate did not pass: in the bundle, and here."""
-    before = bundle.manifest.artefacts.get(precision, {}).get("accepted")
+    before = bundle.manifest.artefacts.get(graph_of(precision), {}).get("accepted")
     reasons = [f"in the bundle: {before}"] if before else []
     return "; ".join([*reasons, *([here] if here else [])]) or None
 

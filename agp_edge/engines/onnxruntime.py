@@ -14,11 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.bundle import Bundle, check_onnx, check_onnx_bytes
-from agp_edge.engines.base import Backend, BuildOptions, BuildResult, Inference, Session
+from agp_edge.engines.base import (
+    NOT_FOR_A_CPU,
+    Backend,
+    BuildOptions,
+    BuildResult,
+    Inference,
+    Session,
+    refuse_precision,
+)
 from agp_edge.engines.sidecar import Sidecar
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.extras import import_extra
-from agp_edge.frame import FrameSpec, Precision
+from agp_edge.frame import GRAPHS, FrameSpec, Precision
 from agp_edge.progress import Progress, silent
 
 OUTPUTS = ["score", "anomaly_map"]
@@ -139,11 +147,8 @@ class _OnnxRuntime:
         self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
     ) -> BuildResult:
         ort = _import()
-        if options.compute_capabilities:
-            raise InputError(
-                "ONNX Runtime builds for this CPU: it takes no --compute-capability",
-                "leave it out, or take --backend tensorrt-rtx",
-            )
+        refuse_precision("ONNX Runtime", options.precision, GRAPHS)
+        options.refuse("ONNX Runtime", NOT_FOR_A_CPU)
         session_options = _options()
         # Not "all": that level lays the graph out for this very CPU, and the file would fail on another.
         session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -20,6 +20,47 @@ SUFFIX = ".engine"
 
 
 @dataclass(frozen=True)
+class Layers:
+    """What an engine is made of.
+
+    Attributes:
+        source: who said so: `the runtime` asked about the compiled engine, or `the network before the build`.
+        counts: (type of layer, precision it counts in) -> how many; names are the library's own.
+    """
+
+    source: str
+    counts: Mapping[tuple[str, str], int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a sidecar keeps it."""
+        rows = [{"type": t, "precision": p, "count": n} for (t, p), n in sorted(self.counts.items())]
+        return {"source": self.source, "layers": rows}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], where: str) -> Layers:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ArtefactError: it is something else.
+        """
+        try:
+            rows = [(str(row["type"]), str(row["precision"]), int(row["count"])) for row in value["layers"]]
+            return cls(str(value["source"]), {(t, p): n for t, p, n in rows})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(
+                f"{where}: its layers cannot be read", "build it again: agp-edge build-engine BUNDLE"
+            ) from error
+
+    def describe(self) -> str:
+        """As in `57 int8, 112 fp16 (said by the runtime)`, most first."""
+        totals: dict[str, int] = {}
+        for (_, precision), n in self.counts.items():
+            totals[precision] = totals.get(precision, 0) + n
+        ordered = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+        return f"{', '.join(f'{n} {p}' for p, n in ordered)} (said by {self.source})"
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """What `….engine.json` says.
 
@@ -37,6 +78,7 @@ class Sidecar:
         accepted: the reason given to `--accept` when the gate did not pass.
         seal: this device's, where a policy accepts the signer of the bundle; see `agp_edge.trust.seal`.
         provisional: the normal scores are of images that the network was trained on, and promise nothing.
+        layers: what it is made of; None where nobody could be asked.
     """
 
     name: str
@@ -53,10 +95,17 @@ class Sidecar:
     accepted: str | None = None
     provisional: bool = False
     seal: dict[str, Any] | None = None
+    layers: Layers | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is written."""
-        return {"format": FORMAT, "version": VERSION, **vars(self), "frame": self.frame.to_dict()}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **vars(self),
+            "frame": self.frame.to_dict(),
+            "layers": self.layers.to_dict() if self.layers else None,
+        }
 
     @property
     def unsealed(self) -> dict[str, Any]:
@@ -79,7 +128,7 @@ class Sidecar:
             "name": (str,), "precision": (str,), "backend": (str,), "backend_version": (str,), "frame": (dict,),
             "plan_sha256": (str,), "bundle_sha256": (str,), "device": (dict,), "build_seconds": (int, float),
             "normal_scores": (list,), "gate": (dict, type(None)), "accepted": (str, type(None)),
-            "provisional": (bool,), "seal": (dict, type(None)),
+            "provisional": (bool,), "seal": (dict, type(None)), "layers": (dict, type(None)),
         }  # fmt: skip
         fields = {k: v for k, v in value.items() if k not in ("format", "version")}
         wrong = [k for k in kinds if k not in fields or not isinstance(fields[k], kinds[k])]
@@ -94,7 +143,8 @@ class Sidecar:
             raise ArtefactError(f"{where}: a normal score is no number", rebuild)
         if fields["seal"] is not None and not is_seal(fields["seal"]):
             raise ArtefactError(f"{where}: its seal is none", rebuild)
-        return cls(**{**fields, "frame": FrameSpec.from_dict(fields["frame"])})
+        layers = Layers.from_dict(fields["layers"], where) if fields["layers"] is not None else None
+        return cls(**{**fields, "frame": FrameSpec.from_dict(fields["frame"]), "layers": layers})
 
 
 def sidecar_path(engine: Path) -> Path:

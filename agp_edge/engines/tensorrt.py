@@ -16,12 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agp_edge.engines.base import Backend, BuildOptions, BuildResult, Session
+from agp_edge.engines.base import Backend, BuildOptions, BuildResult, Session, refuse_precision
 from agp_edge.engines.gpu import Gpu, probe_gpus
 from agp_edge.engines.sidecar import Sidecar
 from agp_edge.engines.tensorrt_callbacks import PERCENT, BuildMonitor, ErrorLog, deferred_signals
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError
 from agp_edge.files import write_bytes
+from agp_edge.frame import GRAPHS
 from agp_edge.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ class _TensorRT:
         self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
     ) -> BuildResult:
         title = self._variant.title
+        refuse_precision(title, options.precision, GRAPHS)
         module = self._load()
         capabilities = Capabilities.probe(module)
         flags = self._network_flags(capabilities)

@@ -24,7 +24,7 @@ from agp_edge.datasets import load_dataset
 from agp_edge.datasets.images import read_image
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.errors import ArtefactError, InputError
-from agp_edge.frame import PRECISIONS, FrameSpec
+from agp_edge.frame import GRAPHS, FrameSpec
 from agpnet.backbones import TransformerBackbone
 from agpnet.config import make_config
 from agpnet.network import AGPNet
@@ -214,7 +214,7 @@ def test_a_graph_that_does_not_say_what_torch_says_is_refused(
     network, record = load_run(trained_run)
     with TorchSession(network, record.frame) as session:
         reference = score_reference_frames(session)
-    for precision in PRECISIONS[:2]:
+    for precision in GRAPHS[:2]:
         model = exported_bundle / f"model.{precision}.onnx"
         assert check_parity(model, precision, record.frame, reference) < MAX_DIFFERENCE[precision]
     half = check_parity(exported_bundle / "model.fp16.onnx", "fp16", record.frame, reference)
@@ -223,7 +223,7 @@ def test_a_graph_that_does_not_say_what_torch_says_is_refused(
         network.decoder.head.bias.add_(1)
     with TorchSession(network, record.frame) as session:
         spoiled = score_reference_frames(session)
-    for precision in PRECISIONS[:2]:
+    for precision in GRAPHS[:2]:
         with pytest.raises(ArtefactError, match=f"{precision} graph scores differently from torch"):
             check_parity(exported_bundle / f"model.{precision}.onnx", precision, record.frame, spoiled)
     # One place of one map, while the score stays.

@@ -19,7 +19,7 @@ from agp_edge.engines.refusal import refusal_folder
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import ArtefactError, DiskFullError, GateError, InputError
 from agp_edge.files import sha256_file
-from agp_edge.frame import PRECISIONS, Precision
+from agp_edge.frame import GRAPHS, Precision
 from agp_edge.progress import Progress
 
 Command = Callable[..., tuple[int, str, str]]
@@ -55,17 +55,17 @@ def built(calibrated_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("engines")
     bundle = Bundle(calibrated_bundle)
     return {
-        p: build_engine(bundle, p, "onnxruntime", save_engine=folder / f"part.{p}.engine") for p in PRECISIONS
+        p: build_engine(bundle, p, "onnxruntime", save_engine=folder / f"part.{p}.engine") for p in GRAPHS
     }
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", GRAPHS)
 def test_an_engine_comes_with_what_was_measured(
     built: dict[Precision, Built], calibrated_bundle: Path, precision: Precision
 ) -> None:
     made, bundle = built[precision], Bundle(calibrated_bundle)
     assert left(made.path.parent) == sorted(
-        name for p in PRECISIONS for name in (f"part.{p}.engine", f"part.{p}.engine.json")
+        name for p in GRAPHS for name in (f"part.{p}.engine", f"part.{p}.engine.json")
     )
     session, sidecar = open_engine(made.path)
     assert sidecar == made.sidecar == read_sidecar(made.path)
@@ -225,7 +225,7 @@ def test_fewer_than_sixteen_gate_frames_are_inconclusive(bundle_copy: Path, tmp_
 
 def test_an_uncalibrated_bundle_is_refused(exported_bundle: Path, tmp_path: Path, command: Command) -> None:
     target = tmp_path / "x.engine"
-    for precision in PRECISIONS:
+    for precision in GRAPHS:
         code, _, err = command(
             "build-engine", exported_bundle, "--precision", precision, "--save-engine", target
         )
@@ -333,7 +333,7 @@ def test_the_self_test_finds_a_graph_that_answers_differently(
     assert command("verify", spoilt)[0] == 4
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", GRAPHS)
 def test_a_tensorrt_rtx_plan_is_built_and_never_judges_here(
     bundle_copy: Path, precision: Precision, command: Command
 ) -> None:
