@@ -136,7 +136,8 @@ class BuildOptions:
             InputError: one of them was set.
         """
         for name, reason in reasons.items():
-            if getattr(self, name) not in (None, False, ()):
+            # By identity: a DLA core of 0 is something that was asked for.
+            if not any(getattr(self, name) is nothing for nothing in (None, False, ())):
                 flag = "--" + OPTION_FLAGS.get(name, name.replace("_", "-"))
                 raise InputError(
                     f"{title} takes no {flag}: {reason}", "leave it out, or take another --backend"

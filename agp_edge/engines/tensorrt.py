@@ -8,133 +8,44 @@ The engine is the plain plan. It needs the GPU that it was built for, and this m
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import platform
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from agp_edge.engines.base import Backend, BuildOptions, BuildResult, Session, refuse_precision
-from agp_edge.engines.gpu import Gpu, probe_gpus
-from agp_edge.engines.sidecar import Sidecar
+from agp_edge.engines.gpu import probe_gpus
+from agp_edge.engines.sidecar import Layers, Sidecar
 from agp_edge.engines.tensorrt_callbacks import PERCENT, BuildMonitor, ErrorLog, deferred_signals
+from agp_edge.engines.tensorrt_capabilities import VARIANTS, Capabilities, choose_targets
+from agp_edge.engines.tensorrt_inspector import inspect_engine
+from agp_edge.engines.tensorrt_network import (
+    EXPORT_AGAIN,
+    check_interface,
+    check_types,
+    count_layers,
+    raise_parser_error,
+    set_up_dla,
+)
+from agp_edge.engines.timing_cache import (
+    CacheKey,
+    default_file,
+    load_default,
+    load_timing_cache,
+    locked,
+    save_timing_cache,
+)
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError
-from agp_edge.files import write_bytes
 from agp_edge.frame import GRAPHS
+from agp_edge.machine import l4t_version
 from agp_edge.progress import Progress, silent
 
 if TYPE_CHECKING:
     # The module is found at run time and handed to each function, which calls it `trt` too. Its calls are
-    # so checked against the stubs of TensorRT where those are installed (`make types-tensorrt`).
+    # so checked against the interfaces of TensorRT 10.3 and 11 (`make types-tensorrt`).
     import tensorrt as trt
-
-EXPORT_AGAIN = "export the run again with this version of agp-edge, or take --backend onnxruntime"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One of the two.
-
-    Attributes:
-        title: as its makers write it.
-        module: the Python module.
-        extra: the extra of agp-edge that brings it, or None.
-    """
-
-    title: str
-    module: str
-    extra: str | None
-
-
-VARIANTS = {
-    "tensorrt": Variant("TensorRT", "tensorrt", None),
-    "tensorrt-rtx": Variant("TensorRT-RTX", "tensorrt_rtx", "tensorrt-rtx"),
-}
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a module can do, asked of the module and never of its version.
-
-    Attributes:
-        network_flags: what `create_network` takes for a strongly typed network, or None if it has none.
-        targets: compute capability, as in `8.6`, -> the module's name for it; empty where it builds for
-            the GPU that is here and no other.
-        timing_cache: whether it measures kernels while it builds. A build ahead of time cannot.
-        progress: whether it tells how far it is.
-    """
-
-    network_flags: int | None
-    targets: dict[str, str]
-    timing_cache: bool
-    progress: bool
-
-    @classmethod
-    def probe(cls, module: ModuleType) -> Capabilities:
-        """Ask `tensorrt` or `tensorrt_rtx`; makes no TensorRT object."""
-        strongly_typed = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        if strongly_typed is not None:
-            network_flags: int | None = 1 << int(strongly_typed)
-        else:
-            # No such flag: weak typing was all there was, or it is gone and typing is strong always.
-            network_flags = None if hasattr(module.BuilderFlag, "FP16") else 0
-        names = getattr(getattr(module, "ComputeCapability", None), "__members__", {})
-        found = {name: re.fullmatch(r"SM(\d+)(\d)", name) for name in names}
-        targets = {f"{match[1]}.{match[2]}": name for name, match in found.items() if match}
-        return cls(network_flags, targets, not targets, hasattr(module, "IProgressMonitor"))
-
-
-UNUSUAL_TARGETS = ("7.5",)
-"""Built for only when asked: for Turing, TensorRT-RTX 1.7 has no FP32 matrix product, and refuses FP32 and INT8 graphs."""
-
-
-def choose_targets(
-    title: str, offered: dict[str, str], asked: tuple[str, ...], gpus: list[Gpu], no_gpu: str
-) -> list[str]:
-    """The compute capabilities to build for.
-
-    Those asked for; else the GPU that is here; else, ahead of time, everything that is offered but `UNUSUAL_TARGETS`.
-
-    Args:
-        title: the builder's name.
-        offered: its `Capabilities.targets`.
-        asked: `BuildOptions.compute_capabilities`.
-        gpus, no_gpu: what `probe_gpus` found.
-
-    Raises:
-        InputError: one was asked for that it does not build for.
-        ArtefactError: it needs a GPU and there is none, or the one here is not among its targets.
-    """
-    here = [gpu.compute_capability for gpu in gpus[:1]]
-    if not offered:
-        if not here:
-            raise ArtefactError(
-                f"{title} builds only on the GPU that will run the engine: {no_gpu}",
-                "run build-engine on the device; without a GPU take --backend onnxruntime or tensorrt-rtx",
-            )
-        if set(asked) - set(here):
-            raise InputError(
-                f"{title} builds only for the GPU that is here ({here[0]}), not for {', '.join(asked)}",
-                "leave --compute-capability out, and run build-engine on the device itself",
-            )
-        return here
-    wrong = [capability for capability in asked if capability not in offered]
-    if wrong:
-        raise InputError(
-            f"{title} does not build for compute capability {', '.join(wrong)}",
-            f"take one or more of: {', '.join(offered)}",
-        )
-    if not asked and here and here[0] not in offered:
-        raise ArtefactError(
-            f"{title} does not build for the GPU that is here: {gpus[0].name}, compute capability {here[0]}",
-            f"take --backend tensorrt, or give --compute-capability one of: {', '.join(offered)}",
-        )
-    # Twice the same would only make the plan longer.
-    return (
-        list(dict.fromkeys(asked)) or here or [target for target in offered if target not in UNUSUAL_TARGETS]
-    )
 
 
 class _TensorRT:
@@ -159,63 +70,39 @@ class _TensorRT:
         refuse_precision(title, options.precision, GRAPHS)
         module = self._load()
         capabilities = Capabilities.probe(module)
-        flags = self._network_flags(capabilities)
-        if options.timing_cache and not capabilities.timing_cache:
-            raise InputError(
-                f"{title} builds ahead of time and measures nothing: it takes no --timing-cache",
-                "leave it out",
-            )
-        if options.workspace_mib is not None and options.workspace_mib < 1:
-            raise InputError(
-                f"a workspace of {options.workspace_mib} MiB is none", "give 1 or more to --workspace"
-            )
+        strong = self._network_flags(capabilities)
+        capabilities.check(title, options, on_jetson=l4t_version() is not None)
         gpus, no_gpu = probe_gpus()
         targets = choose_targets(title, capabilities.targets, options.compute_capabilities, gpus, no_gpu)
-
         if not TYPE_CHECKING:
             trt = module
-        log = ErrorLog(module)
-        try:
-            builder = trt.Builder(log.logger)
-        except TypeError as error:
-            # pybind11's way to say that the library gave it a null pointer.
-            raise ArtefactError(
-                f"{title} {trt.__version__} does not start: {log.first('no reason given')}",
-                "see what the machine offers: agp-edge doctor",
-            ) from error
-        progress(0, PERCENT, "Reading the graph")
-        network = builder.create_network(flags)
-        parser = trt.OnnxParser(network, log.logger)
-        # By path, not by bytes: weights may lie in a file beside the graph.
-        if not parser.parse_from_file(str(model)):
-            _raise_parser_error(parser, f"{title} {trt.__version__} does not take {model}")
-        check_interface(module, network, model)
-
-        config = builder.create_builder_config()
-        if capabilities.targets:
-            _set_targets(module, config, [capabilities.targets[target] for target in targets])
-        if options.workspace_mib is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-        if options.timing_cache:
-            load_timing_cache(config, options.timing_cache)
-        monitor = BuildMonitor(progress)
-        if capabilities.progress:
-            config.progress_monitor = monitor.attach(module)
-        with deferred_signals(monitor.cancelled):
-            serialized = builder.build_serialized_network(network, config)
-        if monitor.error:
-            raise monitor.error
-        if serialized is None:
-            raise ArtefactError(
-                f"{title} {trt.__version__} does not build {model}: {log.first('no reason given')}",
-                EXPORT_AGAIN,
-            )
-        plan.write_bytes(serialized)
-        if options.timing_cache:
-            save_timing_cache(config, options.timing_cache)
+        key = CacheKey.of(gpus[0], trt.__version__) if capabilities.timing_cache else None
+        weak = options.dla is not None and capabilities.dla == "weak"
+        with _Build(title, module, progress) as build:
+            build.parse(model, 0 if weak else strong)
+            if not weak:
+                check_types(build.layers, options.precision, model)
+            build.configure(options, [capabilities.targets[t] for t in targets if capabilities.targets])
+            if options.dla is not None:
+                build.fallback = set_up_dla(
+                    module, build.builder, build.config, build.network, options.dla, weak=weak
+                )
+            serialized = build.run(model, options.timing_cache, key)
+            plan.write_bytes(serialized)
+            layers = build.layers
+            if gpus and capabilities.inspector and not capabilities.targets:
+                layers = inspect_engine(module, build.log.logger, serialized) or layers
         progress(PERCENT, PERCENT)
-        device = {"machine": platform.machine(), "compute_capabilities": targets}
-        return BuildResult(trt.__version__, device, runs_here=False)
+        device: dict[str, Any] = {"machine": platform.machine(), "compute_capabilities": targets}
+        if options.version_compatible:
+            device["version_compatible"] = True
+        if options.hardware_compatible:
+            device["hardware_compatible"] = True
+        if options.dla is not None:
+            device["dla"] = {"core": options.dla, "gpu_fallback": build.fallback}
+        return BuildResult(
+            trt.__version__, device, runs_here=False, layers=layers, notes=tuple(build.describe(options))
+        )
 
     def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
         raise ArtefactError(
@@ -252,87 +139,150 @@ class _TensorRT:
         return capabilities.network_flags
 
 
-def check_interface(module: ModuleType, network: trt.INetworkDefinition, model: Path) -> None:
-    """Hold a parsed network against our interface; without a GPU its plan could not be asked any more.
+class _Build:
+    """One build, from a graph to a plan: what TensorRT needs for it, held until it is done.
 
     Args:
-        module: `tensorrt` or `tensorrt_rtx`.
-        network: an `INetworkDefinition`.
-        model: the graph it came from, for the error.
+        title: the builder's name, for people.
+        module: `tensorrt` or `tensorrt_rtx`; the device was probed before.
+        progress: told how far it is.
+
+    Attributes:
+        log: what TensorRT says.
+        builder, network, config: TensorRT's own.
+        layers: of the network, before the build.
+        fallback: layers that a DLA leaves to the GPU.
+        notes: what the user should know.
 
     Raises:
-        ArtefactError: it is not uint8 [N, H, W, C] in, float32 `score` [N] and `anomaly_map` [N, h, w] out.
+        ArtefactError: TensorRT does not start.
     """
-    if not TYPE_CHECKING:
-        trt = module
 
-    def describe(tensor: trt.ITensor) -> tuple[str, str, list[int]]:
-        return tensor.name, tensor.dtype.name, list(tensor.shape[:])
+    network: trt.INetworkDefinition
 
-    inputs = [describe(network.get_input(i)) for i in range(network.num_inputs)]
-    outputs = [describe(network.get_output(i)) for i in range(network.num_outputs)]
-    by_name = {name: (kind, shape) for name, kind, shape in outputs}
-    uint8, float32 = trt.DataType.UINT8.name, trt.DataType.FLOAT.name
-    good = len(inputs) == 1 and inputs[0][1] == uint8 and len(inputs[0][2]) == 4
-    if good:
-        shape = inputs[0][2]
-        kind, map_shape = by_name.get("anomaly_map", ("", []))
-        good = (
-            min(shape) > 0
-            and shape[3] in (1, 3)
-            and by_name.get("score") == (float32, shape[:1])
-            and kind == float32
-            and len(map_shape) == 3
-            and map_shape[0] == shape[0]
-            and min(map_shape) > 0
-        )
-    if not good:
-        raise ArtefactError(
-            f"{model} is no graph of ours: it takes {inputs} and gives {outputs}",
-            "expected uint8 [N, H, W, C] in, float32 score [N] and anomaly_map [N, h, w] out: export the run again",
-        )
+    def __init__(self, title: str, module: ModuleType, progress: Progress) -> None:
+        if not TYPE_CHECKING:
+            trt = module
+        self._title = f"{title} {trt.__version__}"
+        self._module = module
+        self._progress = progress
+        self.log = ErrorLog(module)
+        self.layers = Layers("nobody", {})
+        self.fallback: list[str] = []
+        self.notes: list[str] = []
+        try:
+            self.builder = trt.Builder(self.log.logger)
+        except TypeError as error:
+            # pybind11's way to say that the library gave it a null pointer.
+            raise ArtefactError(
+                f"{self._title} does not start: {self.log.first('no reason given')}",
+                "see what the machine offers: agp-edge doctor",
+            ) from error
+        self.config = self.builder.create_builder_config()
 
+    def __enter__(self) -> _Build:
+        return self
 
-def load_timing_cache(config: trt.IBuilderConfig, file: Path) -> None:
-    """Let a build start from the kernels that earlier builds measured; a file that is not there yet is empty.
+    def __exit__(self, *_: object) -> None:
+        # The network first: what the parser made of a graph is as large as the graph.
+        self.__dict__.pop("network", None)
 
-    Args:
-        config: an `IBuilderConfig`.
-        file: what `save_timing_cache` wrote.
+    def parse(self, model: Path, flags: int) -> None:
+        """Read a graph into a network, and hold that against our interface.
 
-    Raises:
-        InputError: it cannot be read.
-        ArtefactError: it is no timing cache, or one of another GPU or version.
-    """
-    try:
-        data = file.read_bytes() if file.exists() else b""
-    except OSError as error:
-        raise InputError(
-            f"cannot read timing cache {file}: {error.strerror or error}", "give a file to --timing-cache"
-        ) from error
-    cache = config.create_timing_cache(data)
-    taken = False
-    if cache is not None:
-        # ignore_mismatch stays False: what another GPU measured would choose this one's kernels.
-        taken = config.set_timing_cache(cache, False)
-    if not taken:
-        raise ArtefactError(
-            f"timing cache {file} is damaged, or of another GPU or version of TensorRT",
-            "give another file, which is made if it is not there",
-        )
+        Raises:
+            ArtefactError: naming the operator and the node that it does not take.
+        """
+        if not TYPE_CHECKING:
+            trt = self._module
+        self._progress(0, PERCENT, "Reading the graph")
+        self.network = self.builder.create_network(flags)
+        parser = trt.OnnxParser(self.network, self.log.logger)
+        # By path, not by bytes: the messages then name the file.
+        if not parser.parse_from_file(str(model)):
+            raise_parser_error(parser, f"{self._title} does not take {model}")
+        check_interface(self._module, self.network, model)
+        self.layers = count_layers(self.network)
 
+    def configure(self, options: BuildOptions, targets: list[str]) -> None:
+        """Set what was asked for; `Capabilities.check` has refused what is not there.
 
-def save_timing_cache(config: trt.IBuilderConfig, file: Path) -> None:
-    """Keep what the build measured, whole or not at all.
+        Args:
+            options: of the build.
+            targets: TensorRT-RTX's names of GPUs to build for; none for the GPU that is here.
+        """
+        if not TYPE_CHECKING:
+            trt = self._module
+        config = self.config
+        if targets:
+            _set_targets(self._module, config, targets)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+            # Without it the plan would hold a runtime: code that nobody signed.
+            config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+        if options.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
 
-    Args:
-        config: the `IBuilderConfig` that was built with.
-        file: replaced if it is there.
+    def run(self, model: Path, cache: Path | None, key: CacheKey | None) -> trt.IHostMemory:
+        """Build the plan.
 
-    Raises:
-        DiskFullError, InputError: it cannot be written.
-    """
-    write_bytes(file, bytes(memoryview(config.get_timing_cache().serialize())))
+        Args:
+            model: where the network came from, for errors.
+            cache: the timing cache that was asked for.
+            key: what measurements would be of; None for a builder that measures nothing.
+
+        Raises:
+            ArtefactError: TensorRT does not build it, or does not take the timing cache.
+        """
+        if key is None:
+            return self._run(model)
+        file = cache or default_file(key)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(file, self._progress))
+            except AgpEdgeError as error:
+                if cache is not None:
+                    raise
+                self.notes.append(f"no timing cache: {error.what}")
+                return self._run(model)
+            if cache is not None:
+                load_timing_cache(self.config, cache, key)
+            elif note := load_default(self.config, file, key):
+                self.notes.append(note)
+            serialized = self._run(model)
+            save_timing_cache(self.config, file, key)
+        return serialized
+
+    def _run(self, model: Path) -> trt.IHostMemory:
+        monitor = BuildMonitor(self._progress)
+        if hasattr(self._module, "IProgressMonitor"):
+            self.config.progress_monitor = monitor.attach(self._module)
+        with deferred_signals(monitor.cancelled):
+            serialized = self.builder.build_serialized_network(self.network, self.config)
+        if monitor.error:
+            raise monitor.error
+        if serialized is None:
+            raise ArtefactError(
+                f"{self._title} does not build {model}: {self.log.first('no reason given')}", EXPORT_AGAIN
+            )
+        return serialized
+
+    def describe(self, options: BuildOptions) -> list[str]:
+        """What the user should know of the build, a line each; of a DLA every layer that it leaves to the GPU."""
+        lines = list(self.notes)
+        if options.dla is not None:
+            total = sum(self.layers.counts.values())
+            lines.append(
+                f"DLA core {options.dla}: {total - len(self.fallback)} of {total} layers; the GPU takes {len(self.fallback)}"
+                + (":" if self.fallback else "")
+            )
+            lines += [f"  {layer}" for layer in self.fallback]
+        return lines
 
 
 def _set_targets(module: ModuleType, config: Any, names: list[str]) -> None:
@@ -340,24 +290,6 @@ def _set_targets(module: ModuleType, config: Any, names: list[str]) -> None:
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         config.set_compute_capability(module.ComputeCapability.__members__[name], index)
-
-
-def _raise_parser_error(parser: trt.OnnxParser, what: str) -> NoReturn:
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    if not errors:
-        raise ArtefactError(f"{what}: it is no ONNX graph", EXPORT_AGAIN)
-    first = errors[0]
-    reason = first.code().name.lower().replace("_", " ")
-    description = next(iter(first.desc().splitlines()), "").strip()
-    # The parser's checkers put the condition that failed here, and often that is the word `false`.
-    if description and description != "false":
-        reason += f" ({description})"
-    where = ""
-    if first.node_operator():
-        node = first.node_name() or f"number {first.node()}"
-        where = f"operator {first.node_operator()} of node {node}: "
-    more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-    raise ArtefactError(f"{what}: {where}{reason}{more}", EXPORT_AGAIN)
 
 
 def get_backend(name: str) -> Backend:

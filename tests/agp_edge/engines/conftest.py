@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,15 @@ def rtx() -> Backend:
 
 
 @pytest.fixture
-def full(rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where timing caches go that nobody named: not into the home of whoever runs the tests."""
+    home = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def full(rtx: Backend, monkeypatch: pytest.MonkeyPatch, cache_home: Path) -> types.ModuleType:
     """TensorRT-RTX in the clothes of full TensorRT: the same module without targets to choose from."""
     import tensorrt_rtx
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from agp_edge.engines import Sidecar, open_engine
@@ -16,117 +15,53 @@ from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.engines.tensorrt_callbacks import BuildMonitor
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError
 from agp_edge.files import sha256_file, write_json
-from agp_edge.frame import FrameSpec
+from agp_edge.frame import GRAPHS, FrameSpec, Precision
+from tests.agp_edge.engines.graphs import write_conv_model, write_foreign_model
 
 GiveGpus = Callable[..., None]
-
-
-def write_graph(
-    path: Path, nodes: list[Any], initializers: list[Any], shape: list[Any], cells: list[Any]
-) -> Path:
-    import onnx
-    from onnx import TensorProto, helper
-
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("frames", TensorProto.UINT8, shape)],
-        [
-            helper.make_tensor_value_info("score", TensorProto.FLOAT, shape[:1]),
-            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, cells),
-        ],
-        initializers,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
-    return path
-
-
-def write_conv_model(path: Path, precision: str) -> Path:
-    """A convolution over the frame, in FP32, in half, or between Q and DQ as an INT8 export has it."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    core = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
-    kind = np.float16 if precision == "fp16" else np.float32
-    weight = np.random.default_rng(0).normal(size=(8, 3, 4, 4)).astype(np.float32)
-    nodes = [
-        helper.make_node("Cast", ["frames"], ["cast"], to=core),
-        helper.make_node("Transpose", ["cast"], ["x"], perm=[0, 3, 1, 2]),
-    ]
-    initializers = [
-        numpy_helper.from_array(np.array([1], np.int64), "channel"),
-        numpy_helper.from_array(np.array([1, 2], np.int64), "cells"),
-    ]
-    if precision == "int8":
-        scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
-        integers = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-        initializers += [
-            numpy_helper.from_array(np.array(2, np.float32), "x_scale"),
-            numpy_helper.from_array(np.array(0, np.int8), "x_zero"),
-            numpy_helper.from_array(integers, "w_int8"),
-            numpy_helper.from_array(scale.astype(np.float32), "w_scale"),
-            numpy_helper.from_array(np.zeros(8, np.int8), "w_zero"),
-        ]
-        nodes += [
-            helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["x_int8"]),
-            helper.make_node("DequantizeLinear", ["x_int8", "x_scale", "x_zero"], ["x_in"]),
-            helper.make_node("DequantizeLinear", ["w_int8", "w_scale", "w_zero"], ["w"], axis=0),
-        ]
-    else:
-        nodes.append(helper.make_node("Identity", ["x"], ["x_in"]))
-        initializers.append(numpy_helper.from_array(weight.astype(kind), "w"))
-    nodes += [
-        helper.make_node("Conv", ["x_in", "w"], ["conv"], strides=[4, 4], kernel_shape=[4, 4]),
-        helper.make_node("Relu", ["conv"], ["relu"]),
-        helper.make_node("ReduceMean", ["relu", "channel"], ["mean"], keepdims=0),
-        helper.make_node("Cast", ["mean"], ["anomaly_map"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMax", ["anomaly_map", "cells"], ["score"], keepdims=0),
-    ]
-    return write_graph(path, nodes, initializers, [1, 48, 64, 3], [1, 12, 16])
-
-
-def write_foreign_model(path: Path, operator: str) -> Path:
-    """A graph of our interface with an operator that TensorRT does not have."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes = [
-        helper.make_node("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node(operator, ["float"], ["foreign"], name=f"/core/{operator}"),
-        helper.make_node("Reshape", ["foreign", "shape"], ["anomaly_map"]),
-        helper.make_node("ReduceMax", ["anomaly_map", "cells"], ["score"], keepdims=0),
-    ]
-    initializers = [
-        numpy_helper.from_array(np.array([1, 3, 1], np.int64), "shape"),
-        numpy_helper.from_array(np.array([1, 2], np.int64), "cells"),
-    ]
-    return write_graph(path, nodes, initializers, [1, 3, 3, 3], [1, 3, 1])
 
 
 # --- ahead of time, without a GPU ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("targets", [("8.6",), ("7.5", "12.0")], ids=str)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", GRAPHS)
 def test_a_plan_of_every_precision(
-    rtx: Backend, tmp_path: Path, precision: str, targets: tuple[str, ...]
+    rtx: Backend, tmp_path: Path, precision: Precision, targets: tuple[str, ...]
 ) -> None:
     model = write_conv_model(tmp_path / "model.onnx", precision)
     plan = tmp_path / "plan"
-    result = rtx.build(model, plan, BuildOptions(compute_capabilities=targets))
+    result = rtx.build(model, plan, BuildOptions(targets, precision=precision))
     assert plan.stat().st_size > 10_000
+    assert result.layers is not None
+    assert result.layers.source == "the network before the build"
+    assert ("CONVOLUTION", "fp16" if precision == "fp16" else "fp32") in result.layers.counts
+    assert (("QUANTIZE", "int8") in result.layers.counts) == (precision == "int8")
     assert result.device["compute_capabilities"] == list(targets)
     assert not result.runs_here
     assert result.backend_version
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("made", "asked"), [("fp32", "fp16"), ("fp16", "fp32"), ("fp32", "int8"), ("int8", "fp32")]
+)
+def test_a_graph_of_another_precision_is_found_before_the_build(
+    rtx: Backend, tmp_path: Path, made: str, asked: Precision
+) -> None:
+    model = write_conv_model(tmp_path / "model.onnx", made)
+    with pytest.raises(ArtefactError, match=f"is no {asked} graph: TensorRT reads") as info:
+        rtx.build(model, tmp_path / "plan", BuildOptions(("8.6",), precision=asked))
+    assert info.value.exit_code == 4
+    assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize("precision", GRAPHS)
 def test_without_gpu_and_without_a_choice_it_builds_for_every_usual_target(
-    rtx: Backend, tmp_path: Path, precision: str, give_gpus: GiveGpus
+    rtx: Backend, tmp_path: Path, precision: Precision, give_gpus: GiveGpus
 ) -> None:
     give_gpus()
     model = write_conv_model(tmp_path / "model.onnx", precision)
-    result = rtx.build(model, tmp_path / "plan", BuildOptions())
+    result = rtx.build(model, tmp_path / "plan", BuildOptions(precision=precision))
     built = set(result.device["compute_capabilities"])
     assert {"8.0", "8.6", "8.9", "12.0"} <= built
     assert "7.5" not in built
@@ -152,10 +87,27 @@ def test_a_target_that_there_is_not_lists_those_there_are(
     assert not (tmp_path / "plan").exists()
 
 
-def test_an_ahead_of_time_build_takes_no_timing_cache(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no --timing-cache") as info:
-        rtx.build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=tmp_path / "timing"))
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (BuildOptions(timing_cache=Path("timing")), "no --timing-cache: it builds ahead of time and measures nothing"),
+        (BuildOptions(version_compatible=True), "no --version-compatible: it builds ahead of time, for its own version"),
+        (BuildOptions(hardware_compatible=True), "no --hardware-compatible: it builds ahead of time: name the GPUs"),
+        (BuildOptions(dla=0, precision="fp16"), "no --dla: it builds for no DLA"),
+    ],
+)  # fmt: skip
+def test_what_a_build_ahead_of_time_does_not_take(
+    rtx: Backend, tiny_model: Path, tmp_path: Path, options: BuildOptions, told: str
+) -> None:
+    with pytest.raises(InputError, match=told) as info:
+        rtx.build(tiny_model, tmp_path / "plan", options)
     assert info.value.exit_code == 2
+    assert not (tmp_path / "plan").exists()
+
+
+def test_how_long_it_searches_can_be_said(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
+    rtx.build(tiny_model, tmp_path / "plan", BuildOptions(("8.6",), optimization_level=0))
+    assert (tmp_path / "plan").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("workspace", [0, -5])

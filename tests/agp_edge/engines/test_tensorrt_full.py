@@ -9,7 +9,6 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +17,12 @@ from agp_edge.engines import tensorrt as builder
 from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.gpu import probe_gpus
 from agp_edge.errors import ArtefactError, InputError
+from tests.agp_edge.engines.graphs import write_conv_model
 
 GiveGpus = Callable[..., None]
+
+# TensorRT-RTX, which stands for TensorRT here, has these calls, does nothing, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
 
 
 def test_the_device_is_probed_before_any_tensorrt_object_is_made(
@@ -41,7 +44,6 @@ def test_the_device_is_probed_before_any_tensorrt_object_is_made(
     assert made == []
 
 
-@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")
 def test_with_its_gpu_it_builds_and_keeps_its_timings(
     full: types.ModuleType, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
 ) -> None:
@@ -52,26 +54,98 @@ def test_with_its_gpu_it_builds_and_keeps_its_timings(
     for _ in range(2):
         result = backend.build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=cache))
         assert cache.stat().st_size > 0
+        assert result.notes == ()
     assert result.device["compute_capabilities"] == ["8.7"]
     assert result.backend_version == "10.13.0"
     assert not result.runs_here
+    assert result.layers is not None
+    assert result.layers.source == "the network before the build", "no GPU here reads the plan back"
 
 
-def test_a_timing_cache_that_cannot_be_read(
+def test_unless_told_otherwise_timings_are_kept_by_gpu_and_version(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus, cache_home: Path
+) -> None:
+    give_gpus("8.7")
+    build = get_backend("tensorrt").build
+    file = cache_home / "agp-edge" / "timing" / "a-GPU-8.7-tensorrt-10.13.0.cache"
+    assert build(tiny_model, tmp_path / "plan", BuildOptions()).notes == ()
+    assert file.stat().st_size > 0
+    file.write_bytes(file.read_bytes()[:-1])
+    (note,) = build(tiny_model, tmp_path / "plan", BuildOptions()).notes
+    assert note == (
+        f"timing cache {file} is damaged: its hash is not the one recorded; it was set aside as {file.name}.damaged"
+    )
+    assert build(tiny_model, tmp_path / "plan", BuildOptions()).notes == ()
+
+
+def test_a_home_that_cannot_be_written_costs_the_cache_and_not_the_build(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus, cache_home: Path
+) -> None:
+    give_gpus("8.7")
+    cache_home.write_text("no folder")
+    (note,) = get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions()).notes
+    assert note.startswith("no timing cache: cannot write ")
+    assert (tmp_path / "plan").stat().st_size > 1000
+
+
+def test_a_cache_that_was_asked_for_is_not_set_aside(
     full: types.ModuleType, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
 ) -> None:
     give_gpus("8.7")
-    with pytest.raises(InputError, match="cannot read timing cache"):
-        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=tmp_path))
+    build = get_backend("tensorrt").build
+    cache = tmp_path / "timing"
+    build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=cache))
+    before = cache.read_bytes()
+    give_gpus("8.9")
+    with pytest.raises(
+        ArtefactError, match=r"is of a GPU \(8\.7\), TensorRT 10\.13\.0, this build of a GPU \(8\.9\)"
+    ):
+        build(tiny_model, tmp_path / "plan", BuildOptions(timing_cache=cache))
+    assert cache.read_bytes() == before
 
 
-@pytest.mark.parametrize("made", [None, object()], ids=["damaged", "of another GPU"])
-def test_a_timing_cache_that_is_not_taken(tmp_path: Path, made: object) -> None:
-    config: Any = types.SimpleNamespace(
-        create_timing_cache=lambda data: made, set_timing_cache=lambda cache, ignore: False
-    )
-    with pytest.raises(ArtefactError, match="damaged, or of another GPU") as info:
-        builder.load_timing_cache(config, tmp_path / "timing")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (BuildOptions(optimization_level=6), "there is no optimization level 6"),
+        (BuildOptions(optimization_level=-1), "there is no optimization level -1"),
+        (BuildOptions(dla=0), "the DLA does not run fp32 graphs of ours"),
+        (BuildOptions(dla=0, precision="int8"), "the DLA does not run int8 graphs of ours"),
+        (BuildOptions(dla=0, precision="fp16", version_compatible=True), "for this device and this version alone"),
+        (BuildOptions(precision="bf16"), "TensorRT does not build bf16"),
+        (BuildOptions(workspace_mib=0), "a workspace of 0 MiB is none"),
+    ],
+)  # fmt: skip
+def test_what_it_does_not_take(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus, options: BuildOptions, told: str
+) -> None:  # fmt: skip
+    give_gpus("8.7")
+    with pytest.raises(InputError, match=told) as info:
+        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", options)
+    assert info.value.exit_code == 2
+    assert not (tmp_path / "plan").exists()
+
+
+def test_hardware_compatible_plans_are_not_for_a_jetson(
+    full: types.ModuleType,
+    tiny_model: Path,
+    tmp_path: Path,
+    give_gpus: GiveGpus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give_gpus("8.7")
+    monkeypatch.setattr(builder, "l4t_version", lambda: "36.4.3")
+    with pytest.raises(InputError, match="takes no --hardware-compatible: on a Jetson"):
+        get_backend("tensorrt").build(tiny_model, tmp_path / "plan", BuildOptions(hardware_compatible=True))
+
+
+def test_a_device_without_that_dla_core(
+    full: types.ModuleType, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
+) -> None:
+    give_gpus("8.7")
+    model = write_conv_model(tmp_path / "model.onnx", "fp16")
+    with pytest.raises(ArtefactError, match="this device has 0 DLA cores, and no core 0") as info:
+        get_backend("tensorrt").build(model, tmp_path / "plan", BuildOptions(dla=0, precision="fp16"))
     assert info.value.exit_code == 4
 
 
@@ -117,6 +191,8 @@ def test_full_tensorrt_on_its_gpu(tiny_model: Path, tmp_path: Path) -> None:
     for _ in range(2):
         result = backend.build(tiny_model, tmp_path / "plan", BuildOptions((), 64, cache))
     assert (tmp_path / "plan").stat().st_size > 1000
+    assert result.layers is not None
+    assert result.layers.source == "the engine inspector"
     assert cache.stat().st_size > 0
     assert result.device["compute_capabilities"] == [probe_gpus()[0][0].compute_capability]
     cache.write_bytes(b"no timing cache" * 100)

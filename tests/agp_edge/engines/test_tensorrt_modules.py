@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,8 +15,11 @@ import pytest
 from agp_edge.engines import get_backend
 from agp_edge.engines.base import Backend, BuildOptions
 from agp_edge.engines.gpu import Gpu
-from agp_edge.engines.tensorrt import VARIANTS, Capabilities, choose_targets
+from agp_edge.engines.tensorrt_capabilities import VARIANTS, Capabilities, choose_targets
 from agp_edge.errors import ArtefactError, InputError, MissingExtraError
+from tests.stand_ins.tensorrt_bindings import UnavailableError, environment, prepare
+
+ROOT = Path(__file__).resolve().parents[3]
 
 NO_GPU = "no NVIDIA driver (here)"
 
@@ -60,15 +66,57 @@ def test_a_module_that_does_not_load(
 # --- the table of capabilities and the choice of targets: values in, values out --------------------
 
 
-class _Flag:
-    STRONGLY_TYPED = 1
+PROBE = """
+import importlib, json, sys
+from dataclasses import asdict
+from agp_edge.engines import tensorrt as builder
+from agp_edge.engines.base import BuildOptions
+from agp_edge.engines.gpu import Gpu
+from agp_edge.engines.tensorrt_capabilities import Capabilities
+from agp_edge.errors import ArtefactError
+from pathlib import Path
+
+module = importlib.import_module("tensorrt")
+builder.probe_gpus = lambda: ([Gpu(0, "Orin", "8.7")], "")
+try:
+    builder.get_backend("tensorrt").build(Path("model"), Path("plan"), BuildOptions())
+    told = "it was built"
+except ArtefactError as error:
+    told = error.what
+print(json.dumps([module.__version__, asdict(Capabilities.probe(module)), told]))
+"""
 
 
-def test_capabilities_of_tensorrt_10_and_11() -> None:
-    module: Any = types.SimpleNamespace(
-        NetworkDefinitionCreationFlag=_Flag, BuilderFlag=types.SimpleNamespace(), IProgressMonitor=object
+@pytest.mark.parametrize(
+    ("version", "dla"),
+    [("10.3.0", "weak"), ("11.4.0.106", "strong")],
+)
+def test_capabilities_of_nvidias_own_bindings(version: str, dla: str) -> None:
+    """Of TensorRT itself there is only the Python side here: it loads, and there is nothing behind it."""
+    try:
+        made = prepare(version, ROOT / "build" / "tensorrt")
+    except UnavailableError as error:
+        pytest.skip(f"needs the Python bindings of TensorRT {version}: {error}")
+    found = environment(made)
+    found["PYTHONPATH"] = os.pathsep.join([str(ROOT), found["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=found, capture_output=True, text=True, check=False
     )
-    assert Capabilities.probe(module) == Capabilities(2, {}, timing_cache=True, progress=True)
+    assert done.returncode == 0, done.stderr
+    named, capabilities, told = json.loads(done.stdout)
+    assert named == version
+    assert capabilities == {
+        "network_flags": 1 if dla == "strong" else 2,
+        "targets": {},
+        "timing_cache": True,
+        "progress": True,
+        "optimization_level": True,
+        "version_compatible": True,
+        "hardware_compatible": True,
+        "dla": dla,
+        "inspector": True,
+    }
+    assert told == f"TensorRT {version} does not start: no reason given"
 
 
 def test_where_typing_is_always_strong_no_flag_is_needed() -> None:
@@ -77,7 +125,7 @@ def test_where_typing_is_always_strong_no_flag_is_needed() -> None:
 
 
 def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = types.SimpleNamespace(FP16=0)
+    flags = types.SimpleNamespace(__members__={"FP16": 0})
     module: Any = types.SimpleNamespace(NetworkDefinitionCreationFlag=object, BuilderFlag=flags)
     assert Capabilities.probe(module).network_flags is None
     monkeypatch.setitem(sys.modules, "tensorrt", module)
@@ -91,8 +139,11 @@ def test_capabilities_of_rtx() -> None:
     found = Capabilities.probe(tensorrt_rtx)
     assert found.targets["8.6"] == "SM86"
     assert found.targets["12.0"] == "SM120"
-    assert not found.timing_cache
     assert found.progress
+    assert found.optimization_level
+    assert (found.timing_cache, found.version_compatible, found.hardware_compatible, found.dla) == (
+        False, False, False, None,
+    ), "names of its twin's that a builder ahead of time does not honour"  # fmt: skip
 
 
 OFFERED = {"8.6": "SM86", "12.0": "SM120"}
