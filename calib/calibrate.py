@@ -57,7 +57,7 @@ def calibrate(
     dataset: Dataset,
     *,
     frames: int = 128,
-    choice: Choice = "k-centre",
+    choice: Choice = "random",
     seed: int = 0,
     method: Method = "max",
     frames_outside: bool = False,

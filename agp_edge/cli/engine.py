@@ -31,8 +31,23 @@ def build_engine(
     workspace: int | None = typer.Option(
         None, "--workspace", metavar="MiB", help="Limit of the builder's memory.", min=1
     ),
+    optimization_level: int | None = typer.Option(
+        None, "--optimization-level", metavar="0-5", help="How long the builder searches for fast kernels."
+    ),
     timing_cache: Path | None = typer.Option(
-        None, "--timing-cache", metavar="FILE", help="Keep measured tactics between builds."
+        None,
+        "--timing-cache",
+        metavar="FILE",
+        help="Keep what was measured of kernels in FILE; by default in a file of this GPU and version.",
+    ),
+    dla: int | None = typer.Option(
+        None, "--dla", metavar="CORE", help="Build for a DLA core (Orin; fp16); the GPU takes what it cannot."
+    ),
+    version_compatible: bool = typer.Option(
+        False, "--version-compatible", help="A plan that later versions of TensorRT load, too."
+    ),
+    hardware_compatible: bool = typer.Option(
+        False, "--hardware-compatible", help="A plan for other GPUs from Ampere on, too; not on a Jetson."
     ),
     save_engine: Path | None = typer.Option(
         None, "--save-engine", metavar="FILE", help="Where to put the engine; beside the bundle by default."
@@ -75,7 +90,15 @@ def build_engine(
         )
     read = Bundle(bundle)
     chosen = read.manifest.precisions if all_precisions else [cast_precision(precision)]
-    options = BuildOptions(tuple(compute_capability), workspace, timing_cache)
+    options = BuildOptions(
+        compute_capabilities=tuple(compute_capability),
+        workspace_mib=workspace,
+        timing_cache=timing_cache,
+        optimization_level=optimization_level,
+        dla=dla,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
     rate = parse_rate(prove) if prove is not None else None
     frames = dataset = None
     if data is not None:

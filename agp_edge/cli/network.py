@@ -294,7 +294,7 @@ def calibrate(
         128, "--frames", metavar="N", help="At most so many frames for the INT8 ranges."
     ),
     choice: str = typer.Option(
-        "k-centre", "--choice", help="How they are chosen: k-centre (unlike each other), random or first."
+        "random", "--choice", help="How they are chosen: random, k-centre (unlike each other) or first."
     ),
     seed: int = typer.Option(0, "--seed", help="Of that choice."),
     method: str = typer.Option("max", "--method", help="max, entropy or percentile."),

@@ -41,7 +41,7 @@ def by_hash(data: Path) -> dict[str, Path]:
 def test_the_set_is_what_k_centre_chooses_over_the_graphs_own_activations(
     fresh: Path, sample_data: Path
 ) -> None:
-    result = calibrate(fresh, load_dataset(sample_data), frames=9, seed=4)
+    result = calibrate(fresh, load_dataset(sample_data), frames=9, choice="k-centre", seed=4)
     manifest = Bundle(fresh).manifest
     files = by_hash(sample_data)
 
