@@ -44,6 +44,7 @@ unit: $(INSTALLED) ## The tests.
 types-tensorrt: $(INSTALLED) ## mypy --strict over the TensorRT builder with NVIDIA's bindings of 10.3 and 11.
 	$(BIN)/python tests/stand_ins/tensorrt_bindings.py $(TENSORRT)
 	@for stubs in $(TENSORRT)/*/stubs; do \
+		[ -d "$$stubs" ] || continue; \
 		printf '%s: ' "$$stubs"; \
 		MYPYPATH=$$stubs $(BIN)/mypy --follow-imports=silent \
 			--cache-dir $$stubs.cache $(TENSORRT_SOURCES) || exit 1; \

@@ -14,6 +14,7 @@ the libraries that give nothing, and `stubs/` for a type checker.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -41,6 +42,14 @@ class UnavailableError(Exception):
     """Bindings cannot be had here; says why."""
 
 
+def has_wheel(version: str) -> bool:
+    """Whether NVIDIA made bindings of that version for this machine and this Python."""
+    python = sys.version_info[:2]
+    return (sys.platform, platform.machine()) == ("linux", "x86_64") and python <= NEWEST_PYTHON.get(
+        version, python
+    )
+
+
 def prepare(version: str, folder: Path) -> Path:
     """Make FOLDER/VERSION, unless it is there.
 
@@ -50,8 +59,10 @@ def prepare(version: str, folder: Path) -> Path:
     made = folder / version
     if (made / "stubs").is_dir():
         return made
-    if sys.version_info[:2] > NEWEST_PYTHON.get(version, sys.version_info[:2]):
-        raise UnavailableError(f"there is no wheel of {VERSIONS[version]} {version} for this Python")
+    if not has_wheel(version):
+        raise UnavailableError(
+            f"there is no wheel of {VERSIONS[version]} {version} for this machine and Python"
+        )
     compiler = shutil.which("cc")
     if compiler is None:
         raise UnavailableError("no C compiler")
@@ -126,8 +137,8 @@ def main() -> int:
     """Prepare every version that there is for this Python; 1 if one of them cannot be had for another reason."""
     folder = Path(sys.argv[1])
     for version in VERSIONS:
-        if sys.version_info[:2] > NEWEST_PYTHON.get(version, sys.version_info[:2]):
-            print(f"no wheel of TensorRT {version} for this Python", file=sys.stderr)
+        if not has_wheel(version):
+            print(f"there are no bindings of TensorRT {version} for this machine and Python", file=sys.stderr)
             continue
         try:
             prepare(version, folder)
