@@ -41,7 +41,7 @@ from agpnet.training import train
 from benchmarks.session_overhead import ratio_of_medians
 from calib.calibrate import calibrate
 from calib.quantise import Quantiser
-from calib.sensitivity import describe_layers, measure_sensitivity
+from calib.sensitivity import Effect, describe_layers, measure_sensitivity
 from export.onnx_export import export_run
 
 THREADS = (1, 2)
@@ -54,6 +54,8 @@ VIT_S_16 = {
 }  # fmt: skip
 """Of facebook/dino-vits16."""
 COUNTS = SampleCounts(train=320)
+MOST_COSTLY = 6
+"""Layers shown of each network."""
 VIT_STEPS = 20
 """Enough that its decoder is no longer what it was drawn as; its backbone knows nothing anyway."""
 
@@ -315,6 +317,26 @@ def describe(report: dict[str, Any]) -> str:
         f"{report['runtime']}, {report['rounds']} calls of each graph in turns. Rows of FP32 are absolute, the others "
         f"ratios to it, with bootstrap 95 % intervals; drift is in gaps between threshold and median.\n\n{table}\n"
     )
+
+
+def describe_sensitivity(report: dict[str, Any]) -> str:
+    """The layers of each network that INT8 costs most, alone, as a Markdown table."""
+    lines = ["| network | layer | MACs | drift | maps lose |", "| --- | --- | --- | --- | --- |"]
+    for network in report["networks"]:
+        layers = network.get("layers", [])
+        total = sum(layer["macs"] for layer in layers)
+        costly = sorted(layers, key=lambda layer: -Effect(**layer["alone"]).spent)[:MOST_COSTLY]
+        for layer in costly:
+            alone = Effect(**layer["alone"])
+            cells = (
+                f"{layer['macs'] / total:.1%}",
+                f"{alone.drift_max:.3f}",
+                f"{1 - alone.map_correlation:.6f}",
+            )
+            lines.append(f"| {network['name']} | {layer['name']} | {' | '.join(cells)} |")
+        flips = sum(layer["alone"]["flips"] for layer in layers)
+        lines.append(f"| {network['name']} | all {len(layers)}, one at a time: {flips} flips | | | |")
+    return "\n".join(lines) + "\n"
 
 
 def _describe_latency(latency: dict[str, Any], absolute: bool) -> str:

@@ -27,6 +27,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "contamination": lambda path: contamination.describe(read_study(path)),
     "exposure": lambda path: exposure.describe(read_study(path)),
     "int8": lambda path: int8.describe(int8.read_report(path)),
+    "int8-layers": lambda path: int8.describe_sensitivity(int8.read_report(path)),
     "nearest-neighbours": lambda path: nearest_neighbours.describe(read_study(path)),
 }
 """Kind of table -> what makes it of a result file."""

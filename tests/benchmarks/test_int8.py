@@ -9,8 +9,9 @@ import pytest
 
 from agp_edge.errors import ArtefactError
 from agpnet.backbones.pretrained import load_model
-from benchmarks.int8 import VIT_S_16, describe, main, read_report, save_vit, time_in_turns
+from benchmarks.int8 import MOST_COSTLY, VIT_S_16, describe, main, read_report, save_vit, time_in_turns
 from benchmarks.tables import KINDS
+from calib.sensitivity import Effect
 
 
 def test_every_graph_runs_once_a_round_in_an_order_that_changes() -> None:
@@ -67,6 +68,12 @@ def test_a_bundle_is_measured_from_size_to_layers(
     assert all(layer["alone"]["drift_max"] >= 0 for layer in network["layers"])
     assert "decoder.blocks.1.mlp.2" in told.err
     assert told.out.strip() == describe(report).strip() == KINDS["int8"](out).strip()
+    costly = [line.split(" | ") for line in KINDS["int8-layers"](out).splitlines()[2:]]
+    assert len(costly) == MOST_COSTLY + 1
+    spent = [Effect(**layer["alone"]).spent for layer in network["layers"]]
+    named = {layer["name"]: Effect(**layer["alone"]).spent for layer in network["layers"]}
+    assert [named[row[1]] for row in costly[:-1]] == sorted(spent, reverse=True)[:MOST_COSTLY]
+    assert costly[-1][1].startswith("all 10, one at a time: ")
     out.write_text("{}")
     with pytest.raises(ArtefactError, match="no result of benchmarks"):
         read_report(out)
