@@ -19,12 +19,12 @@ from types import TracebackType
 from typing import Any, TextIO
 
 IDLE_SECONDS = 0.3
-"""A probe that neither answers nor works for so long hangs: doctor still ends within a second."""
+"""A probe that neither answers nor works for so long hangs. Short: on a quiet machine doctor ends within a second."""
 
 DRIVER_SECONDS = 2.0
 """The same for a driver, which sleeps while it wakes a GPU."""
 
-MOST_SECONDS = 5.0
+MOST_SECONDS = 8.0
 """No probe gets longer, even one that works: a first import from a slow card takes seconds, an endless loop for ever."""
 
 NO_ANSWER = "did not answer"

@@ -7,7 +7,7 @@ None of these machines is here; their files are laid out and worded as public so
   `bus@0/host1x@13e00000/nvdla0@15880000` in the device tree of tegra234.
 - Thor: `/sys/class/devfreq/gpu-gpc-0` in jtop/core/thor_gpu.py; the first line of `nv_tegra_release` and the modes of
   nvpmodel.conf as its developer kit with JetPack 7 has them. Thor has no DLA, so no device is called nvdla:
-  https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-dla.html
+  https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/inference-library/work-with-dla.html
 - `nvidia-l4t-gstreamer` puts its plugins into /usr/lib/aarch64-linux-gnu/gstreamer-1.0: README of gst-nvvideo4linux2 in the
   sources of Jetson Linux. CSI sensors are called `vi-output, imx219 9-0010`, as `v4l2-ctl --list-devices` shows.
 - `/proc/driver/nvidia`: chapter "The /proc file system interface" in the README of NVIDIA's Linux driver.
@@ -52,7 +52,9 @@ ORIN = {
     f"{CPU0}/scaling_max_freq": "1497600\n",
     "proc/device-tree/bus@0/host1x@13e00000/nvdla0@15880000/status": "okay\0",
     "proc/device-tree/bus@0/host1x@13e00000/nvdla1@158c0000/status": "okay\0",
+    "sys/bus/platform/devices/15880000.nvdla0/modalias": "",
     "sys/bus/platform/devices/15880000.nvdla0/driver/uevent": "",
+    "sys/bus/platform/devices/158c0000.nvdla1/modalias": "",
     "sys/bus/platform/devices/158c0000.nvdla1/driver/uevent": "",
     "proc/device-tree/tegra-camera-platform/modules/module0/badge": "jakku_rear_IMX219\0",
     "dev/video0": "",

@@ -79,10 +79,17 @@ def test_a_container_on_a_jetson_shows_the_board_alone(tmp_path: Path) -> None:
     assert "L4T unknown" in check.detail
 
 
-def test_an_orin_nano_has_cores_that_no_driver_takes(tmp_path: Path) -> None:
-    checks = look(tmp_path, without(ORIN, "/driver/uevent"))
-    assert checks["DLA"].state == "not here"
-    assert "2 in the device tree" in checks["DLA"].detail
+@pytest.mark.parametrize("gone", ["/driver/uevent", "sys/bus/platform"])
+def test_cores_that_no_driver_takes_do_not_count(tmp_path: Path, gone: str) -> None:
+    """As on an Orin Nano, where they are fused off: devices without a driver, or nodes without a device."""
+    check = look(tmp_path, without(ORIN, gone))["DLA"]
+    assert check.state == "not here"
+    assert "2 in the device tree" in check.detail
+
+
+def test_one_core_of_two(tmp_path: Path) -> None:
+    check = look(tmp_path, without(ORIN, "nvdla1/driver"))["DLA"]
+    assert (check.state, check.detail) == ("ok", "1 core (nvdla0)")
 
 
 def test_pinned_means_the_gpu_and_every_core_that_is_on(tmp_path: Path) -> None:

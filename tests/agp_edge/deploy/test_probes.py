@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -43,6 +45,8 @@ def test_what_a_broken_library_does_is_said(code: str, said: str) -> None:
         "print('x' * 200_000); answer = {'fine': True}; import atexit; atexit.register(print, 'bye')",
         # A crash at the end, which is never reached.
         "answer = {'fine': True}; import atexit; atexit.register(os.abort)",
+        # A wait at the end.
+        "answer = {'fine': True}; import atexit, time; atexit.register(time.sleep, 100)",
         # A grandchild that keeps the output open.
         "os.fork() or (__import__('time').sleep(1), os._exit(0)); answer = {'fine': True}",
     ],
@@ -56,6 +60,21 @@ def test_one_that_works_is_waited_for_and_one_that_sleeps_is_not(monkeypatch: py
     work = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass\nanswer = {'done': True}"
     with Probes({"works": work, "sleeps": "import time; time.sleep(100)"}) as asked:
         assert asked.answers() == {"works": {"done": True}, "sleeps": NO_ANSWER}
+
+
+def test_one_that_waits_for_a_device_is_waited_for(tmp_path: Path) -> None:
+    """The parent of a vfork is in the state of a process that waits for a disk: D, and it uses no processor."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make a wait with")
+    (tmp_path / "wait.c").write_text(
+        "#include <unistd.h>\nvoid wait_in_d(void) { if (vfork() == 0) { sleep(1); _exit(0); } }\n"
+    )
+    library = tmp_path / "libwait.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "wait.c"], check=True)
+    assert ask(f"import ctypes; ctypes.CDLL({str(library)!r}).wait_in_d(); answer = {{'read': True}}") == {
+        "read": True
+    }
 
 
 def test_one_that_works_for_ever_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
