@@ -11,7 +11,7 @@ from typing import Any, Literal
 from agp_edge.bundle import PARTS, Bundle, FramePart, Manifest, is_bundle, model_file, refuse_other_kind
 from agp_edge.datasets import check_dataset, load_dataset
 from agp_edge.engines.sidecar import is_engine, read_sidecar, sidecar_path
-from agp_edge.errors import InputError
+from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import read_json, sha256_file
 from agp_edge.progress import Progress, silent
 from agp_edge.trust import standing_of_bundle, standing_of_engine
@@ -63,6 +63,11 @@ def inspect_path(path: Path, progress: Progress = silent) -> Inspection:
         )
     if (path / RUN_FILE).is_file():
         return _run(path)
+    if any(path.glob("model.*.onnx")):
+        raise ArtefactError(
+            f"{path} has no manifest.json: it is no whole bundle",
+            "fetch it again, or remove it and export it again",
+        )
     runs = [item for item in sorted(path.iterdir()) if (item / RUN_FILE).is_file()]
     if runs:
         return _runs(path, runs)
@@ -189,6 +194,9 @@ def _gate_lines(prefix: str, gate: Mapping[str, Any]) -> list[str]:
         for name, key, style in (("95 % bound", "bound_95", ".1%"), ("drift", "drift_max", ".2g"), ("maps", "map_correlation", ".3f"))
         if gate.get("n") and isinstance(gate.get(key), (int, float))
     ]  # fmt: skip
+    prove, bound = gate.get("prove"), gate.get("bound_95")
+    if isinstance(prove, (int, float)) and isinstance(bound, (int, float)) and bound > prove:
+        figures.append(f"{prove:.3%} was to be proved")
     lines = [prefix + _describe_gate(gate)]
     return [*lines, "          " + ", ".join(figures)] if figures else lines
 
@@ -218,9 +226,11 @@ def _describe_frames(manifest: Manifest) -> str:
     counts = {part: len(manifest.frames_of(part)) for part in every}
     parts = ", ".join(f"{part} {n}" for part, n in counts.items() if n)
     tests = sum(frame.self_test for frame in manifest.frames)
-    return (
-        f"{parts or 'none'}; {tests} of them are the self-test" if manifest.frames else "none travel with it"
-    )
+    if not manifest.frames:
+        return "none travel with it"
+    outside = manifest.calibrated and not counts["threshold"]
+    where = "; those of gate and threshold are outside: a build asks for --data" if outside else ""
+    return f"{parts}; {tests} of them are the self-test{where}"
 
 
 def _describe_network(network: Mapping[str, Any]) -> str:

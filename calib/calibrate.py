@@ -23,6 +23,8 @@ from agp_edge.bundle import (
     write_bundle,
 )
 from agp_edge.datasets.base import Dataset
+from agp_edge.datasets.findings import count
+from agp_edge.datasets.leaks import refuse_test_images
 from agp_edge.engines.measure import HeldOut, Labelled, frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import open_graph
 from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
@@ -40,7 +42,6 @@ from calib.features import Features, measure_features
 from calib.held_out import carried_over, with_scores, write_copies, write_frames
 from calib.images import GoodImages
 from calib.layers import select_layers
-from calib.leaks import refuse_test_images
 from calib.quantise import METHODS, Method, Quantiser
 from calib.search import LayerChoice, search_precision
 from calib.sensitivity import MIN_FRAMES as MIN_SEARCH_FRAMES
@@ -48,6 +49,7 @@ from calib.sensitivity import describe_layers, measure_sensitivity
 
 Quantise = Literal["search", "all"]
 """Layers that INT8 takes: as many as the gate's allowance permits on the search frames, or all."""
+MAX_SEED = 2**32 - 1
 ADVISED_FRAMES = 100
 """Below this many frames the INT8 ranges are a matter of luck: said, not refused."""
 
@@ -79,7 +81,7 @@ def calibrate(
         path: the bundle.
         dataset: good images: those the network was trained on serve the ranges, the others gate and threshold. Its
             test images serve the gate's AUROC, and nothing else.
-        frames: at most so many for the INT8 ranges, and as many for the search of precisions.
+        frames: at most so many for the INT8 ranges, and at most so many for the search of precisions.
         choice: how the frames for the ranges are chosen, see `calib.choose`.
         seed: of that choice.
         method: how INT8 ranges are taken.
@@ -100,7 +102,7 @@ def calibrate(
     Returns:
         What was done; its `check` raises where a gate did not pass.
     """
-    _check_options(frames, choice, method, quantise)
+    _check_options(frames, choice, seed, method, quantise)
     check_reason(accept)
     bundle = Bundle(path)
     manifest = bundle.manifest
@@ -134,7 +136,7 @@ def calibrate(
     splits["search"] = splits["search"][:frames]
     if len(splits["ranges"]) < ADVISED_FRAMES:
         warnings.append(
-            f"INT8 ranges come from {len(splits['ranges'])} frames; {ADVISED_FRAMES} or more are advised"
+            f"INT8 ranges come from {count(len(splits['ranges']), 'frame')}; {ADVISED_FRAMES} or more are advised"
         )
 
     with tempfile.TemporaryDirectory(prefix="agp-edge-calibrate-") as scratch:
@@ -143,7 +145,9 @@ def calibrate(
         ranges = np.stack([images.read(h) for h in splits["ranges"]])
         # What INT8 leaves is FP16 where there is such a graph: see docs/decisions/0010-int8-rest.md.
         fp16 = bundle.path / model_file("fp16")
-        base = fp16 if "fp16" in manifest.precisions else fp32
+        # But for one that changes verdicts itself, as an earlier gate found.
+        half = "fp16" in manifest.graphs and not manifest.breaks_allowance("fp16")
+        base = fp16 if half else fp32
         quantiser = Quantiser(base, ranges, batch=manifest.frame.batch, method=method, progress=progress)
         searched = [images.read(h) for h in splits["search"]]
         if len(searched) < MIN_SEARCH_FRAMES and (quantise == "search" or sensitivity):
@@ -191,6 +195,7 @@ def calibrate(
             "method": method,
             "int8": {"quantised": quantised, "kept": kept},
         }
+        draft = replace(draft, calibration=calibration)
         staged = write_bundle(work / "staged.bundle", draft, {**files, **held_out_files})
         held_out = frames_of_bundle(staged)
         scores = _measure_all(staged, held_out, labelled_metrics(dataset, progress), progress)
@@ -207,8 +212,9 @@ def calibrate(
         refused: list[Precision] = [
             p for p, r in reports.items() if r.outcome == "refused" and accept is None
         ]
-        for precision in refused:
-            del files[model_file(precision)]
+        # The FP16 graph is the export's, and stays for the next calibration; what was refused is built by nobody.
+        if "int8" in refused:
+            del files[model_file("int8")]
         passed = accept is not None or all(r.outcome == "passed" for r in reports.values())
         written = passed or not _is_worth_keeping(manifest)
         if written:
@@ -216,7 +222,6 @@ def calibrate(
                 draft,
                 frames=entries if frames_outside else [*entries, *with_scores(copied, scores["fp32"])],
                 artefacts=_artefacts(scores, reports, refused, accept, method, provisional=provisional),
-                calibration=calibration,
             )
             if (path / SIGNATURE).is_file():
                 warnings.append(
@@ -240,7 +245,7 @@ def calibrate(
     )
 
 
-def _check_options(frames: int, choice: str, method: str, quantise: str) -> None:
+def _check_options(frames: int, choice: str, seed: int, method: str, quantise: str) -> None:
     """Refuse a wrong option before anything is read.
 
     Raises:
@@ -250,6 +255,8 @@ def _check_options(frames: int, choice: str, method: str, quantise: str) -> None
         raise InputError(f"{frames} frames cannot be chosen", "give --frames 100 or more")
     if choice not in CHOICES:
         raise InputError(f"there is no choice {choice!r} of frames", f"take one of: {', '.join(CHOICES)}")
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"{seed} is no seed", f"give --seed 0 to {MAX_SEED}")
     if method not in METHODS:
         raise InputError(f"there is no calibration method {method!r}", f"take one of: {', '.join(METHODS)}")
     if quantise not in get_args(Quantise):
@@ -310,7 +317,7 @@ def _measure_all(
 ) -> dict[Precision, Scores]:
     """What each of a bundle's graphs measures on the same frames."""
     scores: dict[Precision, Scores] = {}
-    for precision in bundle.manifest.precisions:
+    for precision in bundle.manifest.graphs:
         with open_graph(bundle, precision) as session:
             scores[precision] = measure(session, held_out, progress, labelled)
     return scores

@@ -18,7 +18,7 @@ from calib.images import GoodImages
 def carried_over(bundle: Bundle) -> tuple[dict[str, Path | bytes], list[BundleFrame]]:
     """What a calibration leaves as it is: every graph but INT8, and frames that belong to no split."""
     frames = [entry for entry in bundle.manifest.frames if entry.part == "reference"]
-    names = [model_file(p) for p in bundle.manifest.precisions if p != "int8"]
+    names = [model_file(p) for p in bundle.manifest.graphs if p != "int8"]
     names += [entry.file for entry in frames]
     return {name: bundle.path / name for name in names}, frames
 

@@ -20,6 +20,7 @@ from agp_edge.bundle import Bundle, Manifest, check_out, model_file, write_bundl
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.frame import FrameSpec, Precision
 from agp_edge.progress import Progress, silent
+from agpnet.interrupts import deferred_interrupts
 from agpnet.network import AGPNet
 from agpnet.run import TorchSession, load_run
 from export.contract import check_graph, check_parity
@@ -140,18 +141,28 @@ def export_network(network: AGPNet, frame: FrameSpec, path: Path, *, half: bool 
     """
     module = FrameNet(network, frame, half=half).eval()
     frames = torch.zeros((frame.batch, *frame.shape), dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            (frames,),
-            input_names=["frames"],
-            output_names=["score", "anomaly_map"],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            optimize=True,
-            verbose=False,
-        )
+    # An interrupt inside the exporter would come out of it as a fault of the network.
+    with deferred_interrupts() as check, _quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                module,
+                (frames,),
+                input_names=["frames"],
+                output_names=["score", "anomaly_map"],
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+        except Exception as error:  # The exporter's errors share no base class with torch's own.
+            check()
+            reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+            raise ArtefactError(
+                f"torch {torch.__version__} does not export this network: {reason[0]}",
+                "take another backbone, and report this one",
+            ) from error
+        check()
         if program is None:
             raise ArtefactError(
                 "the exporter gave no graph", "report this with the versions that `doctor` prints"

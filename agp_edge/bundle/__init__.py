@@ -21,7 +21,13 @@ Where what is:
 """
 
 from agp_edge.bundle.folder import Bundle, read_manifest
-from agp_edge.bundle.kinds import MANIFEST, describe_kind, is_bundle, refuse_other_kind
+from agp_edge.bundle.kinds import (
+    MANIFEST,
+    describe_kind,
+    is_bundle,
+    refuse_inside_bundle,
+    refuse_other_kind,
+)
 from agp_edge.bundle.manifest import (
     FORMAT,
     PARTS,
@@ -56,6 +62,7 @@ __all__ = [
     "is_bundle",
     "model_file",
     "read_manifest",
+    "refuse_inside_bundle",
     "refuse_other_kind",
     "split_held_out",
     "split_trained",

@@ -103,13 +103,14 @@ class Bundle:
                     name = inside + item.name
                     if item.is_symlink():
                         raise ArtefactError(
-                            f"bundle {self.path}: {name} is a link and leaves the folder", AGAIN
+                            f"bundle {self.path}: {name} is a link, and a bundle has plain files alone", AGAIN
                         )
                     if item.is_dir(follow_symlinks=False) and name in folders:
                         continue
                     if name not in files:
                         raise ArtefactError(
-                            f"bundle {self.path} has what its manifest does not name: {name}", AGAIN
+                            f"bundle {self.path} has what its manifest does not name: {name}",
+                            f"move it away if it is yours; else {AGAIN}",
                         )
                     if not item.is_file(follow_symlinks=False):
                         raise ArtefactError(f"bundle {self.path}: {name} is no plain file", AGAIN)
@@ -151,6 +152,11 @@ class Bundle:
             ArtefactError: its calibration is of another graph or another set of frames.
         """
         name = model_file(precision)
+        if precision in self.manifest.refused:
+            raise InputError(
+                f"bundle {self.path} has a {precision} graph that the gate refused when it was calibrated",
+                f"take one of: {', '.join(self.manifest.precisions)}; or calibrate it again",
+            )
         if name not in self.manifest.files:
             has = ", ".join(self.manifest.precisions)
             hint = f"run: agp-edge calibrate {self.path} DATA" if precision == "int8" else f"it has: {has}"

@@ -57,6 +57,26 @@ def is_bundle(path: Path) -> bool:
         return (path / MANIFEST).is_file()
 
 
+def refuse_inside_bundle(path: Path, *, may_be_one: bool = False) -> None:
+    """Refuse to write something of another kind into a bundle: read strictly, it would be refused from then on.
+
+    Args:
+        path: what is to be written, a file or a folder; it need not be there.
+        may_be_one: it may be a bundle itself, which is then replaced.
+
+    Raises:
+        InputError: it lies in a bundle, or is one.
+    """
+    whole = path.resolve()
+    for folder in whole.parents if may_be_one else (whole, *whole.parents):
+        # Others have a manifest.json, too: a bundle has its FP32 graph beside it.
+        if (folder / MANIFEST).is_file() and (folder / "model.fp32.onnx").is_file():
+            raise InputError(
+                f"{path} {'is' if folder == whole else 'lies in'} the bundle {folder.name}, which holds what its manifest names alone",
+                "give a place outside of it",
+            )
+
+
 def describe_kind(path: Path) -> str | None:
     """Which kind of artefact a path is by its looks, in words; nothing of it is checked. None for anything else.
 

@@ -82,9 +82,30 @@ class Manifest:
         return bool(self.artefacts.get("fp32", {}).get("provisional"))
 
     @property
-    def precisions(self) -> list[Precision]:
-        """The precisions it has a graph of."""
+    def graphs(self) -> list[Precision]:
+        """The precisions it has a graph of, whatever a gate said of it."""
         return [p for p in GRAPHS if model_file(p) in self.files]
+
+    @property
+    def refused(self) -> list[Precision]:
+        """Those of its graphs that the gate refused when it was calibrated, and nobody accepted."""
+        return [p for p in self.graphs if self._gate(p).get("outcome") == "refused" and not self._accepted(p)]
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """The precisions that engines can be built of."""
+        return [p for p in self.graphs if p not in self.refused]
+
+    def breaks_allowance(self, precision: Precision) -> bool:
+        """Whether the gate found something beyond its allowance in a graph; one that only proves too little does not."""
+        return bool(self._gate(precision).get("reasons"))
+
+    def _gate(self, precision: Precision) -> dict[str, Any]:
+        found: dict[str, Any] = self.artefacts.get(precision, {}).get("gate") or {}
+        return found
+
+    def _accepted(self, precision: Precision) -> bool:
+        return bool(self.artefacts.get(precision, {}).get("accepted"))
 
     def normal_scores(self, precision: Precision) -> list[float]:
         """Scores of the threshold part, measured with this precision's graph.
@@ -169,6 +190,8 @@ class Manifest:
         hashes = [digest for part in self.splits.values() for digest in part]
         if len(set(hashes)) < len(hashes):
             return "a frame is in two of its splits"
+        if "int8" in self.graphs and not self.calibration:
+            return "it has an INT8 graph, and no record of the calibration that made it"
         for precision, measured in self.artefacts.items():
             if "normal_scores" in measured and f"model.{precision}.onnx" not in self.files:
                 return f"it has normal scores of {precision} and no graph of it"

@@ -9,14 +9,18 @@ import typer
 
 from agp_edge.cli.console import note, progress_bar, require_host, say, table, write_json_result
 from agp_edge.cli.network import parse_settings
-from agp_edge.cli.options import JSON
+from agp_edge.cli.options import JSON, outside_bundles
 from agp_edge.errors import InputError
 
 
 def ablate(
     data: Path = typer.Argument(..., metavar="DATA", help="Data set with labelled test images."),
     out: Path = typer.Option(
-        Path("ablation"), "--out", metavar="DIR", help="Folder for ablation.json and ablation.md."
+        Path("ablation"),
+        "--out",
+        metavar="DIR",
+        help="Folder for ablation.json and ablation.md.",
+        callback=outside_bundles,
     ),
     backbone: str | None = typer.Option(
         None,

@@ -37,7 +37,8 @@ def kind_of(path: Path) -> str:
         return "run"
     if path.is_dir() and any(path.glob("model.*.onnx")):
         raise ArtefactError(
-            f"{path} has no manifest.json: it is no whole bundle", "fetch it again, or export it again"
+            f"{path} has no manifest.json: it is no whole bundle",
+            "fetch it again, or remove it and export it again",
         )
     refuse_other_kind(path, "an engine")
     runs = class_runs(path)
@@ -52,7 +53,8 @@ def kind_of(path: Path) -> str:
             "go on with it: agp-edge train DATA --out RUN --resume",
         )
     raise InputError(
-        f"{path} is neither a run, a bundle nor an engine", "see what it is: agp-edge inspect PATH"
+        f"{path} is neither a run, a bundle nor an engine",
+        "give a run's or a bundle's folder, or NAME.engine",
     )
 
 

@@ -123,6 +123,8 @@ def check_json_target(target: str | None) -> str | None:
     """
     if target is None or target == "-":
         return target
+    from agp_edge.bundle import refuse_inside_bundle
+
     path = Path(target)
     if path.is_dir():
         raise InputError(f"--json {target} is a folder", "give a file, or - for stdout")
@@ -131,6 +133,7 @@ def check_json_target(target: str | None) -> str | None:
             f"--json {target} is there and is no result: it would be lost",
             "give another file, or - for stdout",
         )
+    refuse_inside_bundle(path)
     return target
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, write_json_result
-from agp_edge.cli.options import JSON
+from agp_edge.cli.options import JSON, outside_bundles
 from agp_edge.errors import InputError
 
 
@@ -17,7 +17,11 @@ def evaluate(
     ),
     data: Path = typer.Argument(..., help="A data set with test images."),
     report: Path | None = typer.Option(
-        None, "--report", metavar="DIR", help="Write report.html, metrics.json and contact_sheet.png there."
+        None,
+        "--report",
+        metavar="DIR",
+        help="Write report.html, metrics.json and contact_sheet.png there.",
+        callback=outside_bundles,
     ),
     aupro_limit: float = typer.Option(
         0.3, "--aupro-limit", help="False-positive rate to integrate AUPRO to."

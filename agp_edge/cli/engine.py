@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agp_edge.cli.console import progress_bar, say, table, write_json_result
+from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
 from agp_edge.cli.options import FLIPS, JSON, PROVE
 from agp_edge.errors import InputError
 
@@ -108,7 +108,10 @@ def build_engine(
 
         dataset = load_dataset(data)
         if has_good(dataset):
-            frames = frames_of_dataset(dataset, read.manifest.frame, seen_hashes(read))
+            known = {*read.manifest.trained, *read.manifest.held_out}
+            frames = frames_of_dataset(dataset, read.manifest.frame, seen_hashes(read), known)
+            for warning in frames.warnings:
+                note(f"warning: {warning}")
     results = []
     for item in chosen:
         with progress_bar(f"build {item}") as progress:
@@ -200,6 +203,8 @@ def compare(
             dataset = load_dataset(data)
         if dataset is not None and has_good(dataset):
             frames = frames_of_dataset(dataset, session_a.frame, trained_hashes([a, b]))
+            for warning in frames.warnings:
+                note(f"warning: {warning}")
         else:
             frames = frames_of_bundle(find_bundle([a, b]))
         labelled = labelled_metrics(dataset, progress) if dataset is not None else None

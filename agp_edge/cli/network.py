@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote as quote_text
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from agp_edge.cli.artefacts import RUN_FILE, warn_if_interrupted
 from agp_edge.cli.console import note, progress_bar, require_host, say, table, write_json_result
-from agp_edge.cli.options import FLIPS, JSON, PROVE
+from agp_edge.cli.options import FLIPS, JSON, PROVE, outside_bundles
 from agp_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Path = typer.Option(Path("demo"), "--out", help="Folder to make; a demo that is there is replaced."),
+    out: Path = typer.Option(
+        Path("demo"),
+        "--out",
+        help="Folder to make; a demo that is there is replaced.",
+        callback=outside_bundles,
+    ),
     surface: str = typer.Option("brick", "--surface", help="Sample photograph: brick, grass or gravel."),
     steps: int | None = typer.Option(
         None, "--steps", help="Training steps; fewer are faster and worse.", min=1
@@ -40,7 +46,11 @@ def demo(
 def train(
     data: Path = typer.Argument(..., metavar="DATA", help="Data set, or a folder of good images."),
     out: Path = typer.Option(
-        ..., "--out", metavar="RUN", help="Folder for the run; a finished run that is there is replaced."
+        ...,
+        "--out",
+        metavar="RUN",
+        help="Folder for the run; a finished run that is there is replaced.",
+        callback=outside_bundles,
     ),
     backbone: str | None = typer.Option(
         None,
@@ -261,8 +271,13 @@ def export(
     say(f"{out}: frames of {manifest.frame}; {scored}\n{table(rows, ('graph', 'bytes'))}", json)
     if replaced is not None:
         note(replaced)
-    note(f"next: agp-edge calibrate {out} DATA")
+    note(f"next: agp-edge calibrate {quote(out)} DATA")
     write_json_result(json, {"bundle": str(out), "frame": manifest.frame.to_dict(), "files": manifest.files})
+
+
+def quote(path: Path) -> str:
+    """A path as a shell takes it."""
+    return quote_text(str(path))
 
 
 def describe_replaced(out: Path) -> str | None:
@@ -291,7 +306,10 @@ def calibrate(
     ),
     data: Path = typer.Argument(..., metavar="DATA", help="The data it was trained on, or new good images."),
     frames: int = typer.Option(
-        128, "--frames", metavar="N", help="At most so many frames for the INT8 ranges."
+        128,
+        "--frames",
+        metavar="N",
+        help="At most so many frames for the INT8 ranges, and as many for the search.",
     ),
     choice: str = typer.Option(
         "random", "--choice", help="How they are chosen: random, k-centre (unlike each other) or first."
@@ -366,4 +384,5 @@ def calibrate(
     result.check()
     again = any(report.outcome != "passed" for report in result.reports.values())
     precision = next(p for p in ("int8", "fp16", "fp32") if p in result.bundle.manifest.precisions)
-    note(f"next: agp-edge build-engine {bundle} --precision {precision}{' --accept REASON' if again else ''}")
+    more = (" --data DATA" if frames_outside else "") + (" --accept REASON" if again else "")
+    note(f"next: agp-edge build-engine {quote(bundle)} --precision {precision}{more}")

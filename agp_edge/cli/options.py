@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from agp_edge.cli.console import check_json_target
+
+
+def outside_bundles(target: Path | None) -> Path | None:
+    """Refuse to write into a bundle; give the target back, as typer's callbacks do.
+
+    Raises:
+        InputError: it is or lies in one.
+    """
+    from agp_edge.bundle import refuse_inside_bundle
+
+    if target is not None and str(target) != "-":
+        refuse_inside_bundle(Path(target))
+    return target
+
 
 JSON = typer.Option(
     None, "--json", metavar="FILE", help="Write the result as JSON; - for stdout.", callback=check_json_target
@@ -21,4 +37,5 @@ FLIPS = typer.Option(
     "--flips",
     metavar="DIR",
     help="Where to put NAME.refused: the frames that a gate refuses it for, with both maps; by default beside it.",
+    callback=outside_bundles,
 )

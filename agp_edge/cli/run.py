@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
-from agp_edge.cli.options import JSON
+from agp_edge.cli.options import JSON, outside_bundles
 from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -42,15 +42,16 @@ def stream(
     ),
     engine: Path = typer.Option(..., "--engine", help="The engine that judges."),
     jsonl: str | None = typer.Option(
-        None, "--jsonl", help="Append a JSON line for every verdict; - is stdout."
+        None, "--jsonl", help="Append a JSON line for every verdict; - is stdout.", callback=outside_bundles
     ),
     rejects: Path | None = typer.Option(
-        None, "--rejects", help="Folder for NG frames with heat map and verdict."
+        None, "--rejects", help="Folder for NG frames with heat map and verdict.", callback=outside_bundles
     ),
     video: Path | None = typer.Option(
         None,
         "--video",
         help="Annotated video: .webm or .mp4; with several sources one file each, FILE-1, FILE-2 …",
+        callback=outside_bundles,
     ),
     false_reject_rate: str | None = typer.Option(
         None,
@@ -111,7 +112,10 @@ def predict(
     engine: Path = typer.Argument(..., help="The engine that judges."),
     images: list[str] = typer.Argument(..., help="Image files, folders or globs."),
     out: Path | None = typer.Option(
-        None, "--out", help="Folder for overlays (PNG) and raw maps (NPY, float32) of every image."
+        None,
+        "--out",
+        help="Folder for overlays (PNG) and raw maps (NPY, float32) of every image.",
+        callback=outside_bundles,
     ),
     false_reject_rate: str | None = typer.Option(
         None,
@@ -144,7 +148,9 @@ def predict(
 
 
 def capture(
-    out: Path = typer.Option(..., "--out", help="Data set to collect into: DATA/train/good."),
+    out: Path = typer.Option(
+        ..., "--out", help="Data set to collect into: DATA/train/good.", callback=outside_bundles
+    ),
     camera: str | None = typer.Option(
         None, "--camera", metavar="N", help="A camera by number: 0 is /dev/video0."
     ),

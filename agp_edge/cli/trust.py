@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from agp_edge.cli.console import note, say, write_json_result
+from agp_edge.cli.console import note, progress_bar, say, write_json_result
 from agp_edge.cli.options import JSON
 from agp_edge.errors import InputError
 
@@ -109,12 +109,17 @@ def verify(
                 checks.append(standing.describe())
             checks.append("it loads, and takes the frames it says")
             if bundle is not None:
-                from agp_edge.engines.builder import check_self_test
+                from agp_edge.engines.builder import check_scores, check_self_test
 
                 check_self_test(bundle)
                 frames = sum(frame.self_test for frame in bundle.manifest.frames)
                 if frames:
                     checks.append(f"self-test: {frames} frames score as where it was made")
+                    with progress_bar("verify") as progress:
+                        scored = check_scores(bundle, progress)
+                    if scored:
+                        names = ", ".join(bundle.manifest.precisions)
+                        checks.append(f"{names}: {scored} good frames score as the manifest says")
                 else:
                     note("no self-test: the bundle is not calibrated; run: agp-edge calibrate BUNDLE DATA")
     say(f"{name}: good\n" + "\n".join(f"  {line}" for line in checks), json)

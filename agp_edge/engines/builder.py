@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agp_edge.bundle import Bundle
+from agp_edge import gate
+from agp_edge.bundle import Bundle, refuse_inside_bundle
 from agp_edge.engines import get_backend
 from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.measure import HeldOut, Labelled, frames_of_bundle, judge, measure
@@ -116,6 +117,7 @@ def build_engine(
     target = save_engine or bundle.path.parent / engine_name(bundle.manifest, precision, backend_name)
     if target.is_dir():
         raise InputError(f"{target} is a folder", "give --save-engine a file name")
+    refuse_inside_bundle(target)
     if not target.name.endswith(SUFFIX):
         raise InputError(f"{target} does not end in {SUFFIX}", f"give --save-engine {target}{SUFFIX}")
     if save_engine is not None and target.exists() and not sidecar_path(target).is_file():
@@ -229,6 +231,36 @@ def _install(plan: Path, target: Path, sidecar: Sidecar) -> None:
         sidecar_path(target).unlink(missing_ok=True)
         plan.replace(target)
         sidecar_path(plan).replace(sidecar_path(target))
+
+
+def check_scores(bundle: Bundle, progress: Progress = silent) -> int:
+    """Hold each graph's scores of the threshold frames against those that the manifest has, as far as the frames are there.
+
+    Returns:
+        How many frames each graph scored; 0 where they are outside.
+
+    Raises:
+        ArtefactError: a score moved by more than the gate allows that precision; then the graph, or what is said of it, was changed.
+    """
+    entries, frames = bundle.load_frames("threshold")
+    for precision in bundle.manifest.precisions if entries else ():
+        recorded = bundle.manifest.artefacts.get(precision, {}).get("normal_scores")
+        if not recorded:
+            continue
+        with open_graph(bundle, precision) as session:
+            scores = []
+            for start in range(0, len(frames), session.frame.batch):
+                scores += session.infer(frames[start : start + session.frame.batch]).score.tolist()
+                progress(len(scores), len(frames), f"scoring {precision}")
+        moved = gate.drift_of(recorded, scores)
+        allowed = gate.ALLOWANCES[precision].drift
+        if not moved <= allowed:
+            raise ArtefactError(
+                f"bundle {bundle.path}: its {precision} graph scores the threshold's frames otherwise than the manifest says: "
+                f"by {moved:.3g} gaps, {allowed:g} allowed",
+                "fetch the bundle again, or calibrate it again",
+            )
+    return len(entries)
 
 
 def check_self_test(bundle: Bundle) -> None:

@@ -13,6 +13,7 @@ from agp_edge.bundle import Bundle, split_held_out
 from agp_edge.datasets import content_hashes
 from agp_edge.datasets.base import Dataset
 from agp_edge.datasets.images import read_frame
+from agp_edge.datasets.leaks import refuse_test_images
 from agp_edge.engines.base import Session
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import sha256_bytes
@@ -33,6 +34,7 @@ class HeldOut:
         names: of the gate frames.
         splits: part -> hash of its frame hashes.
         provisional: the threshold frames are altered copies of images that the network was trained on.
+        warnings: what the user should know of them.
     """
 
     threshold: NDArray[np.uint8]
@@ -40,13 +42,14 @@ class HeldOut:
     names: list[str]
     splits: dict[str, str]
     provisional: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def frames_of_bundle(bundle: Bundle) -> HeldOut:
     """The frames that a calibrated bundle carries.
 
     Raises:
-        ArtefactError: it carries none.
+        InputError: it carries none.
     """
     _, threshold = bundle.load_frames("threshold")
     entries, gate_frames = bundle.load_frames("gate")
@@ -54,7 +57,7 @@ def frames_of_bundle(bundle: Bundle) -> HeldOut:
         outside = (
             "its frames are outside (--frames-outside): give good images, as in build-engine --data DATA"
         )
-        raise ArtefactError(
+        raise InputError(
             f"bundle {bundle.path} carries no frames to measure on",
             outside if bundle.manifest.calibrated else f"run: agp-edge calibrate {bundle.path} DATA",
         )
@@ -64,14 +67,28 @@ def frames_of_bundle(bundle: Bundle) -> HeldOut:
     return HeldOut(threshold, gate_frames, names, splits, bundle.manifest.provisional)
 
 
-def frames_of_dataset(dataset: Dataset, spec: FrameSpec, trained: set[str]) -> HeldOut:
-    """The good images of a data set that are not among `trained` (content hashes), divided by hash.
+def frames_of_dataset(
+    dataset: Dataset, spec: FrameSpec, trained: set[str], known: set[str] | None = None
+) -> HeldOut:
+    """The good images of a data set that the network was not trained on, divided by hash.
+
+    Args:
+        dataset: good images.
+        spec: the frame that they must be.
+        trained: content hashes of the images that the network was made with.
+        known: of all images that its training knew, those left out among them: to warn of another part.
 
     Raises:
-        InputError: there are none, or one has another size.
+        InputError: there are none, one has another size, or one is certainly a test image.
     """
     samples = [s for data in dataset.classes for s in (*data.train, *data.validation)]
-    by_hash = {h: s for h, s in zip(content_hashes(samples), samples, strict=True) if h not in trained}
+    hashes = content_hashes(samples)
+    by_hash = {h: s for h, s in zip(hashes, samples, strict=True) if h not in trained}
+    warnings = refuse_test_images(dataset, by_hash, trained)
+    if known and not known & set(hashes):
+        warnings.append(
+            f"none of these {len(set(hashes))} images was among those of the training: is this the same part?"
+        )
     if not by_hash:
         raise InputError(
             f"{dataset.root} has no good image that the network was not trained on",
@@ -87,7 +104,7 @@ def frames_of_dataset(dataset: Dataset, spec: FrameSpec, trained: set[str]) -> H
     gate_frames = frames["gate"][: len(parts["gate"])]
     names = [by_hash[h].name for h in parts["gate"]]
     splits = {part: sha256_bytes("\n".join(hashes).encode()) for part, hashes in parts.items()}
-    return HeldOut(frames["threshold"], gate_frames, names, splits)
+    return HeldOut(frames["threshold"], gate_frames, names, splits, warnings=tuple(warnings))
 
 
 def has_good(dataset: Dataset) -> bool:

@@ -73,7 +73,13 @@ class Side:
 
 
 def refusal_folder(artefact: Path, flips: Path | None = None) -> Path:
-    """Where the frames of a refused artefact are shown: `NAME.refused` beside it, or in the folder `flips`."""
+    """Where the frames of a refused artefact are shown: `NAME.refused` beside it, or in the folder `flips`.
+
+    Raises:
+        InputError: `flips` is there and is no folder.
+    """
+    if flips is not None and flips.exists() and not flips.is_dir():
+        raise InputError(f"--flips {flips} is no folder", "give a folder, which is made if need be")
     if artefact.name in ("", ".."):
         artefact = artefact.resolve()
     return (flips or artefact.parent) / f"{artefact.name}.refused"

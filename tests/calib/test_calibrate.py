@@ -365,3 +365,50 @@ def test_a_calibration_describes_itself(fresh: Path, sample_data: Path) -> None:
         assert threshold == choose_threshold(Bundle(fresh).manifest.normal_scores(precision))
     assert len(result.quantised) + len(result.kept) == 10
     assert f"{len(result.quantised)} layers in INT8" in text
+
+
+def test_what_only_proves_too_little_loses_no_graph(fresh: Path, sample_data: Path, command: Command) -> None:
+    code, _, err = command("calibrate", fresh, sample_data, "--prove", "0.5%")
+    assert code == 3
+    assert "not below 0.500%" in err
+    manifest = Bundle(fresh).manifest
+    assert (manifest.graphs, manifest.precisions) == (["fp32", "fp16"], ["fp32"])
+    shown = command("inspect", fresh)[1]
+    assert "0.500% was to be proved" in shown
+    code, _, err = command("build-engine", fresh, "--precision", "fp16", "--backend", "onnxruntime")
+    assert code == 2
+    assert "a fp16 graph that the gate refused" in err
+    assert command("calibrate", fresh, sample_data)[0] == 0
+    manifest = Bundle(fresh).manifest
+    assert manifest.precisions == ["fp32", "fp16", "int8"]
+    casts = [n for n in onnx.load(fresh / "model.int8.onnx").graph.node if n.op_type == "Cast"]
+    half = {a.i for n in casts for a in n.attribute if a.name == "to"}
+    assert onnx.TensorProto.FLOAT16 in half, "and what INT8 leaves is FP16, as the first time"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+def test_a_seed_that_is_none_is_refused_before_the_work(
+    fresh: Path, sample_data: Path, seed: int, command: Command
+) -> None:
+    code, _, err = command("calibrate", fresh, sample_data, "--seed", seed)
+    assert code == 2
+    assert f"{seed} is no seed" in err
+
+
+def test_a_link_to_a_bundle_stays_a_link(
+    fresh: Path, sample_data: Path, tmp_path: Path, command: Command
+) -> None:
+    link = tmp_path / "link.bundle"
+    link.symlink_to(fresh)
+    assert command("calibrate", link, sample_data)[0] == 0
+    assert link.is_symlink()
+    assert Bundle(fresh).manifest.calibrated
+
+
+def test_a_record_of_the_calibration_cannot_be_taken_out(bundle_copy: Path, command: Command) -> None:
+    path = bundle_copy / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "calibration": {}}))
+    for verb in ("verify", "inspect", "build-engine"):
+        code, _, err = command(verb, bundle_copy)
+        assert code == 4
+        assert "no record of the calibration that made it" in err

@@ -238,8 +238,10 @@ def test_calibrating_again_measures_everything_anew(bundle_copy: Path, sample_da
 def test_without_frames_a_bundle_has_hashes_and_a_build_asks_for_data(
     fresh: Path, sample_data: Path, command: Command
 ) -> None:
-    code, _, _ = command("calibrate", fresh, sample_data, "--frames-outside")
+    code, _, err = command("calibrate", fresh, sample_data, "--frames-outside")
     assert code == 0
+    assert f"next: agp-edge build-engine {fresh} --precision int8 --data DATA" in err
+    assert "are outside: a build asks for" in " ".join(command("inspect", fresh)[1].split())
     bundle = Bundle(fresh)
     manifest = bundle.manifest
     assert {frame.part for frame in manifest.frames} == {"reference"}
@@ -247,7 +249,7 @@ def test_without_frames_a_bundle_has_hashes_and_a_build_asks_for_data(
     assert len(manifest.normal_scores("int8")) == 16
     assert command("verify", fresh)[0] == 0, "the reference frames of the export stay"
     code, out, err = command("build-engine", fresh, "--precision", "int8", "--backend", "onnxruntime")
-    assert (code, out) == (4, "")
+    assert (code, out) == (2, "")
     assert "carries no frames" in err
     assert "--data DATA" in err
     seen = {*manifest.trained, *manifest.splits["ranges"], *manifest.splits["search"]}

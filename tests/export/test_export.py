@@ -416,3 +416,37 @@ def test_no_run_and_a_taken_place(trained_run: Path, tmp_path: Path, command: Co
     (tmp_path / "mine" / "letters.txt").touch()
     with pytest.raises(InputError, match="is no bundle"):
         export_run(trained_run, tmp_path / "mine")
+
+
+def test_what_is_not_of_the_bundle_is_not_lost_with_it(
+    trained_run: Path, bundle_copy: Path, command: Command
+) -> None:
+    (bundle_copy / "notes.txt").write_text("mine")
+    before = contents(bundle_copy)
+    code, _, err = command("export", trained_run, "--out", bundle_copy)
+    assert code == 2
+    assert "holds something else, which would be lost: notes.txt" in err
+    assert contents(bundle_copy) == before
+
+
+def test_an_interrupt_inside_the_exporter_is_one(trained_run: Path, tmp_path: Path) -> None:
+    """Sent while torch traces: it comes out of the exporter as it was, and nothing stays behind."""
+    code = (
+        "import os, signal, sys, torch\n"
+        "from agp_edge.cli import main\n"
+        "import export.onnx_export\n"
+        "real = torch.onnx.export\n"
+        "def exported(module, *rest, **more):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(module, *rest, **more)\n"
+        "torch.onnx.export = exported\n"
+        "sys.argv = ['agp-edge', 'export', *sys.argv[1:]]\n"
+        "sys.exit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, trained_run, "--out", tmp_path / "part.bundle"],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "interrupted")
+    assert list(tmp_path.iterdir()) == []

@@ -87,7 +87,7 @@ def test_verify_says_what_was_checked(
     for path, kind, checks in (
         (trained_run, "run", 2),
         (exported_bundle, "bundle", 4),
-        (calibrated_bundle, "bundle", 4),
+        (calibrated_bundle, "bundle", 5),
         (int8_engine, "engine", 3),
     ):
         code, out, err = command("verify", path, "--json", "-")
@@ -205,3 +205,79 @@ def test_compare_says_inconclusive(
     assert json.loads(out)["outcome"] == "inconclusive"
     assert "INCONCLUSIVE: 10 gate frames" in err
     assert "--accept" not in err
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_verify_runs_every_graph_and_holds_it_against_the_manifest(
+    bundle_copy: Path, reseal: Callable[[Path], None], precision: str, command: Command
+) -> None:
+    code, _, err = command("verify", bundle_copy)
+    assert code == 0, err
+    path = bundle_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["artefacts"][precision]["normal_scores"] = [1000.0] * 16
+    path.write_text(json.dumps(manifest))
+    refused(
+        command("verify", bundle_copy), 4, f"its {precision} graph scores the threshold's frames otherwise"
+    )
+    shutil.copy(bundle_copy / "frames" / "reference-0.png", bundle_copy / "frames" / "reference-1.png")
+    reseal(bundle_copy)
+    refused(command("verify", bundle_copy), 4, "scores")
+
+
+def test_thresholds_are_taken_from_no_test_image(
+    bundle_copy: Path, int8_engine: Path, sample_data: Path, command: Command
+) -> None:
+    brick = sample_data / "brick" / "test"
+    scratch = next(path for path in sorted(brick.iterdir()) if path.name != "good")
+    for data in (scratch, brick / "good"):
+        for options in (("build-engine", bundle_copy, "--precision", "int8", "--backend", "onnxruntime", "--data", data),
+                        ("compare", bundle_copy, int8_engine, data)):  # fmt: skip
+            refused(command(*options), 2, "of the data set")
+
+
+def test_images_of_another_part_are_told_of(bundle_copy: Path, tmp_path: Path, command: Command) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        write_png(tmp_path / "new" / f"{i}.png", rng.integers(0, 255, (256, 256, 3), np.uint8))
+    code, _, err = command(
+        "build-engine", bundle_copy, "--precision", "fp32", "--backend", "onnxruntime", "--data", tmp_path / "new"
+    )  # fmt: skip
+    assert code == 3, "two frames are too few"
+    assert "none of these 2 images was among those of the training: is this the same part?" in err
+
+
+OUTPUTS = [
+    ("inspect", "BUNDLE", "--json"),
+    ("build-engine", "BUNDLE", "--save-engine"),
+    ("build-engine", "BUNDLE", "--flips"),
+    ("compare", "BUNDLE", "BUNDLE", "--json"),
+    ("predict", "ENGINE", "DATA", "--out"),
+    ("evaluate", "BUNDLE", "DATA", "--report"),
+    ("stream", "--source", "DATA", "--engine", "ENGINE", "--jsonl"),
+    ("stream", "--source", "DATA", "--engine", "ENGINE", "--rejects"),
+    ("stream", "--source", "DATA", "--engine", "ENGINE", "--video"),
+    ("train", "DATA", "--out"),
+    ("export", "RUN", "--out"),
+    ("calibrate", "BUNDLE", "DATA", "--flips"),
+    ("calibrate", "BUNDLE", "DATA", "--json"),
+]
+
+
+@pytest.mark.parametrize("words", OUTPUTS, ids=" ".join)
+def test_nothing_is_written_into_a_bundle(
+    words: tuple[str, ...],
+    bundle_copy: Path,
+    int8_engine: Path,
+    trained_run: Path,
+    sample_data: Path,
+    command: Command,
+) -> None:
+    before = sorted(bundle_copy.rglob("*"))
+    places = {"BUNDLE": bundle_copy, "ENGINE": int8_engine, "DATA": sample_data / "brick", "RUN": trained_run}
+    target = bundle_copy / (
+        "x.engine" if "--save-engine" in words else "x.webm" if "--video" in words else "x.json"
+    )
+    said = command(*(places.get(word, word) for word in words), target)
+    refused(said, 2, "lies in the bundle part.bundle")
+    assert sorted(bundle_copy.rglob("*")) == before

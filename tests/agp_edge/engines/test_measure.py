@@ -69,7 +69,7 @@ def test_a_bundle_carries_its_frames(calibrated_bundle: Path, exported_bundle: P
     frames = frames_of_bundle(bundle)
     assert frames.gate.shape == frames.threshold.shape == (16, 256, 256, 3)
     assert frames.splits == {p: bundle.manifest.split_hashes()[p] for p in ("gate", "threshold")}
-    with pytest.raises(ArtefactError, match="carries no frames"):
+    with pytest.raises(InputError, match="carries no frames"):
         frames_of_bundle(Bundle(exported_bundle))
 
 

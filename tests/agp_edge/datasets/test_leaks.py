@@ -10,8 +10,8 @@ import pytest
 
 from agp_edge.datasets import content_hashes, load_dataset
 from agp_edge.datasets.images import write_png
+from agp_edge.datasets.leaks import refuse_test_images
 from agp_edge.errors import InputError
-from calib.leaks import refuse_test_images
 
 
 def paint(folder: Path, *values: int) -> Path:

@@ -1,4 +1,4 @@
-"""Test images among those to calibrate with: refused where it is certain, warned of where a folder only sounds like it.
+"""Test images among those that thresholds are taken from: refused where it is certain, warned of where a folder only sounds like it.
 
 A threshold that was taken from test images, or from defects, promises nothing. Certain is: an image that DATA itself has
 on both sides of its split, and an image that an enclosing data set of a known tree has among its test images, as in
@@ -17,7 +17,7 @@ from agp_edge.errors import InputError
 
 SUSPECT_NAMES = frozenset({
     "anomalies", "anomaly", "bad", "broken", "defect", "defective", "defects", "faulty", "ko", "ng", "reject", "rejects",
-    "scrap", "test", "test_private", "test_private_mixed", "test_public", "testing",
+    "ground_truth", "masks", "scrap", "test", "test_private", "test_private_mixed", "test_public", "testing",
 })  # fmt: skip
 SHOWN = 4
 
@@ -47,7 +47,7 @@ def refuse_test_images(dataset: Dataset, by_hash: Mapping[str, Sample], known: C
         owner, names = found
         raise InputError(
             f"{dataset.root} holds {_count(len(names))} of the data set {owner}: {_some(names)}",
-            f"give good images that nothing is tested on, as in agp-edge calibrate BUNDLE {owner}",
+            f"give good images that nothing is tested on, as in {owner}",
         )
     return _suspect_names(dataset.root) if not set(by_hash) <= set(known) else []
 
