@@ -38,6 +38,7 @@ void stand_in_fail(int n, int code, int sticky) {
     failing_sticky = sticky;
 }
 
+void stand_in_misuse(void) { wrong++; }
 int stand_in_live(void) { return count_things + retained; }
 int stand_in_wrong(void) { return wrong; }
 const char *stand_in_log(void) { return log_of_calls; }

@@ -60,8 +60,12 @@ class StandIn:
         self._library = ctypes.CDLL(LIBRARY)
         self._library.stand_in_log.restype = ctypes.c_char_p
         self._library.stand_in_enqueue.argtypes = [ctypes.c_ulonglong, ctypes.c_void_p]
-        self._library.stand_in_reset(devices, integrated, active)
         self._kept: list[object] = []
+        self.restart(devices, integrated=integrated, active=active)
+
+    def restart(self, devices: int = 1, *, integrated: bool = False, active: bool = False) -> None:
+        """Begin anew, as another driver."""
+        self._library.stand_in_reset(devices, integrated, active)
 
     def fail(self, number: int, code: int, *, sticky: bool = False) -> None:
         """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too."""
@@ -81,6 +85,10 @@ class StandIn:
         function = ctypes.CFUNCTYPE(None)(work)
         self._kept.append(function)
         self._library.stand_in_enqueue(stream, ctypes.cast(function, ctypes.c_void_p))
+
+    def misuse(self) -> None:
+        """Count one more thing that was done wrong."""
+        self._library.stand_in_misuse()
 
     def check(self) -> None:
         """Nothing is left, and nothing was done wrong: freed twice, used without context, freed while in use."""

@@ -95,6 +95,16 @@ def test_things_are_freed_once_and_in_the_opposite_order(driver: StandIn) -> Non
     ]  # fmt: skip
 
 
+def test_a_free_that_failed_is_not_tried_again(driver: StandIn) -> None:
+    with open_device() as device:
+        memory = DeviceMemory(device, 8)
+        driver.fail(1, INVALID_VALUE)
+        with pytest.raises(AgpEdgeError, match="cuMemFree: CUDA_ERROR_INVALID_VALUE"):
+            memory.close()
+        memory.close()
+        assert driver.calls().count("cuMemFree") == 1
+
+
 def test_what_is_closed_cannot_be_used(driver: StandIn) -> None:
     with open_device() as device, Stream(device) as stream:
         memory, pinned = DeviceMemory(device, 8), PinnedMemory(device, 8)
