@@ -97,7 +97,7 @@ class _CudaPython:
                 f"{function}: there is no NVIDIA driver that can be used ({str(error).splitlines()[0]})",
                 "see what the machine offers: agp-edge doctor",
             ) from error
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             # And for a code that only newer bindings have a name for.
             raise cuda_error(function, "an error without a name", str(error)) from error
         return code, values
