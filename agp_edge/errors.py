@@ -8,6 +8,7 @@
     ├── WorkStoppedError       5  the work could not go on
     │   ├── SourceLostError    5  a camera or file that ended for good
     │   ├── DiskFullError      5  no space left where results are written
+    │   ├── DeviceLostError    5  a GPU that failed for good, for this process
     │   └── DivergedError      5  a training that no longer learns
     └── ObjectiveMissedError   6  a latency objective missed
 
@@ -90,6 +91,10 @@ class SourceLostError(WorkStoppedError):
 
 class DiskFullError(WorkStoppedError):
     """There is no space left where something had to be written."""
+
+
+class DeviceLostError(WorkStoppedError):
+    """A GPU failed, and this process gets no more work done on it."""
 
 
 class DivergedError(WorkStoppedError):

@@ -25,6 +25,7 @@ HEAVY = (
     "transformers",
     "tensorrt",
     "tensorrt_rtx",
+    "cuda",
     *HOST,
 )
 

@@ -3,7 +3,7 @@
 The precision is in the graph (half tensors, Q/DQ) and the network strongly typed, so that one path serves
 TensorRT 10.3 and later, 11, and RTX. Where the two differ, the module itself is asked: `Capabilities`.
 
-The engine is the plain plan. It needs the GPU that it was built for, and this module builds only.
+The engine is the plain plan. It needs the GPU that it was built for; `tensorrt_session` runs it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from agp_edge.engines.tensorrt_network import (
     raise_parser_error,
     set_up_dla,
 )
+from agp_edge.engines.tensorrt_session import TensorRTSession, why_not_run
 from agp_edge.engines.timing_cache import (
     CacheKey,
     default_file,
@@ -100,23 +101,21 @@ class _TensorRT:
             device["hardware_compatible"] = True
         if options.dla is not None:
             device["dla"] = {"core": options.dla, "gpu_fallback": build.fallback}
+        not_run = why_not_run(gpus, no_gpu, targets)
+        notes = [*build.describe(options), *([f"not run here: {not_run}"] if not_run else [])]
         return BuildResult(
-            trt.__version__, device, runs_here=False, layers=layers, notes=tuple(build.describe(options))
+            trt.__version__, device, runs_here=not_run is None, layers=layers, notes=tuple(notes)
         )
 
     def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
-        raise ArtefactError(
-            f"engine {plan} cannot be run: this version of agp-edge builds {self._variant.title} engines, "
-            "but has no runtime for them yet",
-            "build one that runs here: agp-edge build-engine BUNDLE --backend onnxruntime",
-        )
+        return TensorRTSession(self._variant.title, self._load("running"), plan, sidecar, data)
 
-    def _load(self) -> ModuleType:
+    def _load(self, doing: str = "building") -> ModuleType:
         variant = self._variant
         try:
             return importlib.import_module(variant.module)
         except ImportError as error:
-            purpose = f"building {variant.title} engines"
+            purpose = f"{doing} {variant.title} engines"
             if isinstance(error, ModuleNotFoundError) and error.name == variant.module:
                 if variant.extra:
                     raise MissingExtraError(variant.module, variant.extra, purpose) from error

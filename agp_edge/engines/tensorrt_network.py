@@ -14,6 +14,9 @@ from agp_edge.frame import Precision
 if TYPE_CHECKING:
     import tensorrt as trt
 
+Tensor = tuple[str, str, list[int]]
+"""Name, TensorRT's name of its type, and shape."""
+
 EXPORT_AGAIN = "export the run again with this version of agp-edge, or take --backend onnxruntime"
 SOURCE = "the network before the build"
 PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
@@ -57,19 +60,36 @@ def check_interface(module: ModuleType, network: trt.INetworkDefinition, model: 
         model: the graph it came from, for the error.
 
     Raises:
-        ArtefactError: it is not uint8 [N, H, W, C] in, float32 `score` [N] and `anomaly_map` [N, h, w] out.
+        ArtefactError: as `check_tensors`.
     """
-    if not TYPE_CHECKING:
-        trt = module
 
-    def describe(tensor: trt.ITensor) -> tuple[str, str, list[int]]:
+    def describe(tensor: trt.ITensor) -> Tensor:
         return tensor.name, tensor.dtype.name, list(tensor.shape[:])
 
     inputs = [describe(network.get_input(i)) for i in range(network.num_inputs)]
     outputs = [describe(network.get_output(i)) for i in range(network.num_outputs)]
+    check_tensors(module, inputs, outputs, str(model), "export the run again")
+
+
+def check_tensors(
+    module: ModuleType, inputs: list[Tensor], outputs: list[Tensor], whose: str, remedy: str
+) -> None:
+    """Hold what a network or a plan takes and gives against our interface.
+
+    Args:
+        module: `tensorrt` or `tensorrt_rtx`.
+        inputs, outputs: its tensors.
+        whose: they are, for the error.
+        remedy: what to do about it.
+
+    Raises:
+        ArtefactError: it is not uint8 [N, H, W, C] in, float32 `score` [N] and `anomaly_map` [N, h, w] out, and no more.
+    """
+    if not TYPE_CHECKING:
+        trt = module
     by_name = {name: (kind, shape) for name, kind, shape in outputs}
     uint8, float32 = trt.DataType.UINT8.name, trt.DataType.FLOAT.name
-    good = len(inputs) == 1 and inputs[0][1] == uint8 and len(inputs[0][2]) == 4
+    good = len(inputs) == 1 and inputs[0][1] == uint8 and len(inputs[0][2]) == 4 and len(outputs) == 2
     if good:
         shape = inputs[0][2]
         kind, map_shape = by_name.get("anomaly_map", ("", []))
@@ -84,8 +104,8 @@ def check_interface(module: ModuleType, network: trt.INetworkDefinition, model: 
         )
     if not good:
         raise ArtefactError(
-            f"{model} is no graph of ours: it takes {inputs} and gives {outputs}",
-            "expected uint8 [N, H, W, C] in, float32 score [N] and anomaly_map [N, h, w] out: export the run again",
+            f"{whose} is no graph of ours: it takes {inputs} and gives {outputs}",
+            f"expected uint8 [N, H, W, C] in, float32 score [N] and anomaly_map [N, h, w] out: {remedy}",
         )
 
 

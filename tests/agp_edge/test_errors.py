@@ -11,7 +11,8 @@ from agp_edge.errors import AgpEdgeError, MissingExtraError
 
 EXIT_CODES = {
     "AgpEdgeError": 1, "InputError": 2, "MissingExtraError": 2, "GateError": 3, "ArtefactError": 4,
-    "WorkStoppedError": 5, "SourceLostError": 5, "DiskFullError": 5, "DivergedError": 5, "ObjectiveMissedError": 6,
+    "WorkStoppedError": 5, "SourceLostError": 5, "DiskFullError": 5, "DeviceLostError": 5, "DivergedError": 5,
+    "ObjectiveMissedError": 6,
 }  # fmt: skip
 CLASSES = [
     value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, AgpEdgeError)

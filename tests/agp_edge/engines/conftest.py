@@ -55,3 +55,11 @@ def give_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(builder, "probe_gpus", lambda: (gpus, "" if gpus else "no NVIDIA driver (here)"))
 
     return give
+
+
+@pytest.fixture
+def no_cuda_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No binding of CUDA is installed."""
+    # None in sys.modules is Python's own way to say that a module is not there.
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, name, None)

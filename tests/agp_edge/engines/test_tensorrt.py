@@ -11,6 +11,7 @@ import pytest
 
 from agp_edge.engines import Sidecar, open_engine
 from agp_edge.engines.base import Backend, BuildOptions
+from agp_edge.engines.gpu import probe_gpus
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.engines.tensorrt_callbacks import BuildMonitor
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError
@@ -27,8 +28,9 @@ GiveGpus = Callable[..., None]
 @pytest.mark.parametrize("targets", [("8.6",), ("7.5", "12.0")], ids=str)
 @pytest.mark.parametrize("precision", GRAPHS)
 def test_a_plan_of_every_precision(
-    rtx: Backend, tmp_path: Path, precision: Precision, targets: tuple[str, ...]
+    rtx: Backend, tmp_path: Path, precision: Precision, targets: tuple[str, ...], give_gpus: GiveGpus
 ) -> None:
+    give_gpus()
     model = write_conv_model(tmp_path / "model.onnx", precision)
     plan = tmp_path / "plan"
     result = rtx.build(model, plan, BuildOptions(targets, precision=precision))
@@ -39,6 +41,7 @@ def test_a_plan_of_every_precision(
     assert (("QUANTIZE", "int8") in result.layers.counts) == (precision == "int8")
     assert result.device["compute_capabilities"] == list(targets)
     assert not result.runs_here
+    assert result.notes == ("not run here: no NVIDIA driver (here)",)
     assert result.backend_version
 
 
@@ -73,6 +76,29 @@ def test_with_a_gpu_it_builds_for_that_one(
     give_gpus("8.9", "8.6")
     result = rtx.build(tiny_model, tmp_path / "plan", BuildOptions(workspace_mib=64))
     assert result.device["compute_capabilities"] == ["8.9"]
+    assert (result.runs_here, result.notes) == (True, ()), "where it is built it is judged"
+
+
+def test_for_another_gpu_than_the_one_here_it_is_built_and_not_judged(
+    rtx: Backend, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
+) -> None:
+    give_gpus("8.9")
+    result = rtx.build(tiny_model, tmp_path / "plan", BuildOptions(("8.6",)))
+    assert not result.runs_here
+    (note,) = result.notes
+    assert note == "not run here: it is for compute capability 8.6, the GPU here is a GPU (8.9)"
+
+
+@pytest.mark.usefixtures("no_cuda_binding")
+def test_without_a_binding_of_cuda_it_says_what_to_install(
+    rtx: Backend, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
+) -> None:
+    give_gpus("8.9")
+    result = rtx.build(tiny_model, tmp_path / "plan", BuildOptions())
+    assert not result.runs_here
+    (note,) = result.notes
+    assert note.startswith("not run here: running engines on a GPU needs cuda.bindings.driver")
+    assert note.endswith("pip install 'agp-edge[cuda]'")
 
 
 @pytest.mark.parametrize("wrong", ["8.7", "9.0", "86", "", "SM86", "8.6 "])
@@ -116,9 +142,10 @@ def test_a_workspace_of_nothing(rtx: Backend, tiny_model: Path, tmp_path: Path, 
         rtx.build(tiny_model, tmp_path / "plan", BuildOptions(workspace_mib=workspace))
 
 
-def test_its_engine_is_refused_by_name_where_it_cannot_run(
-    rtx: Backend, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_without_a_driver_its_engine_is_refused(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+    if not probe_gpus()[1].startswith("no NVIDIA driver"):
+        pytest.skip("needs a machine without a driver")
     plan = tmp_path / "tiny.fp32.tensorrt-rtx.engine"
     result = rtx.build(tiny_model, plan, BuildOptions(compute_capabilities=("8.6",)))
     sidecar = Sidecar(
@@ -127,10 +154,10 @@ def test_its_engine_is_refused_by_name_where_it_cannot_run(
         device=result.device, build_seconds=0.1, normal_scores=[], gate=None,
     )  # fmt: skip
     write_json(sidecar_path(plan), sidecar.to_dict())
-    with pytest.raises(ArtefactError, match="no runtime for them yet") as info:
+    with pytest.raises(ArtefactError, match="there is no NVIDIA driver") as info:
         open_engine(plan)
     assert info.value.exit_code == 4
-    assert "--backend onnxruntime" in info.value.hint
+    assert "agp-edge doctor" in info.value.hint
 
 
 # --- graphs that it refuses ------------------------------------------------------------------------

@@ -1,0 +1,75 @@
+"""A GPU as objects with one owner each: a device, memory on it, page-locked memory beside it, a stream between them.
+
+Everything has a `close()` and a `with`, is freed once, and nothing is freed by the garbage collector. Bindings of the
+driver are found by name in one table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from agp_edge.cuda.base import Driver, Resource
+from agp_edge.cuda.device import Device
+from agp_edge.cuda.memory import DeviceMemory, PinnedMemory
+from agp_edge.cuda.stream import Stream
+from agp_edge.errors import MissingExtraError
+
+__all__ = [
+    "BINDINGS",
+    "Device",
+    "DeviceMemory",
+    "Driver",
+    "PinnedMemory",
+    "Resource",
+    "Stream",
+    "load_driver",
+    "open_device",
+]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A way to call the driver from Python.
+
+    Attributes:
+        module: ours, whose `load_driver()` gives a `Driver`.
+        extra: the extra of agp-edge that brings what it needs.
+    """
+
+    module: str
+    extra: str
+
+
+BINDINGS = {"cuda-python": Binding("agp_edge.cuda.cuda_python", "cuda")}
+"""Bindings by name; the first that is installed is taken."""
+
+
+def load_driver() -> Driver:
+    """The driver, through the first binding that is installed; it is not called yet.
+
+    Raises:
+        MissingExtraError: none is installed; names the extra of the one to prefer.
+    """
+    missing: list[MissingExtraError] = []
+    for binding in BINDINGS.values():
+        try:
+            driver: Driver = importlib.import_module(binding.module).load_driver(binding.extra)
+        except MissingExtraError as error:
+            missing.append(error)
+        else:
+            return driver
+    raise missing[0]
+
+
+def open_device(ordinal: int = 0) -> Device:
+    """A GPU, current in the calling thread.
+
+    Args:
+        ordinal: CUDA's number of it, after `CUDA_VISIBLE_DEVICES`.
+
+    Raises:
+        MissingExtraError: no binding of the driver is installed.
+        ArtefactError: there is no driver, or no such GPU.
+    """
+    return Device(load_driver(), ordinal)

@@ -1,0 +1,120 @@
+"""The driver through `cuda.bindings.driver`, NVIDIA's own package `cuda-bindings`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agp_edge.cuda.base import Driver, cuda_error
+from agp_edge.errors import ArtefactError
+from agp_edge.extras import import_extra
+
+
+class _CudaPython:
+    """A `Driver`, which says what each call does.
+
+    Args:
+        driver: the module `cuda.bindings.driver`.
+    """
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def count_devices(self) -> int:
+        self._call("cuInit", 0)
+        return int(self._call("cuDeviceGetCount"))
+
+    def device(self, ordinal: int) -> int:
+        return int(self._call("cuDeviceGet", ordinal))
+
+    def device_name(self, device: int) -> str:
+        name: bytes = self._call("cuDeviceGetName", 256, device)
+        return name.split(b"\0")[0].decode(errors="replace")
+
+    def device_attribute(self, device: int, attribute: int) -> int:
+        return int(self._call("cuDeviceGetAttribute", self._driver.CUdevice_attribute(attribute), device))
+
+    def set_blocking(self, device: int) -> bool:
+        function, flag = "cuDevicePrimaryCtxSetFlags", self._driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
+        code, _ = self._ask(function, device, int(flag))
+        if code.name == "CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE":
+            return False
+        self._check(function, code)
+        return True
+
+    def retain_context(self, device: int) -> int:
+        return int(self._call("cuDevicePrimaryCtxRetain", device))
+
+    def release_context(self, device: int) -> None:
+        self._call("cuDevicePrimaryCtxRelease", device)
+
+    def set_context(self, context: int) -> None:
+        self._call("cuCtxSetCurrent", context)
+
+    def memory_info(self) -> tuple[int, int]:
+        free, total = self._call("cuMemGetInfo")
+        return int(free), int(total)
+
+    def allocate(self, size: int) -> int:
+        return int(self._call("cuMemAlloc", size))
+
+    def free(self, address: int) -> None:
+        self._call("cuMemFree", address)
+
+    def allocate_host(self, size: int) -> int:
+        return int(self._call("cuMemHostAlloc", size, 0))
+
+    def free_host(self, address: int) -> None:
+        self._call("cuMemFreeHost", address)
+
+    def create_stream(self) -> int:
+        flag = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+        return int(self._call("cuStreamCreate", int(flag)))
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call("cuStreamDestroy", stream)
+
+    def copy_in(self, target: int, source: int, size: int, stream: int) -> None:
+        self._call("cuMemcpyHtoDAsync", target, source, size, stream)
+
+    def copy_out(self, target: int, source: int, size: int, stream: int) -> None:
+        self._call("cuMemcpyDtoHAsync", target, source, size, stream)
+
+    def synchronize(self, stream: int) -> None:
+        self._call("cuStreamSynchronize", stream)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        """What a function of the driver gives beside its code: nothing, one value, or several."""
+        code, values = self._ask(function, *arguments)
+        self._check(function, code)
+        return values[0] if len(values) == 1 else values
+
+    def _ask(self, function: str, *arguments: Any) -> tuple[Any, list[Any]]:
+        try:
+            code, *values = getattr(self._driver, function)(*arguments)
+        except RuntimeError as error:
+            # What these bindings raise where there is no libcuda.so.1, or one without this function.
+            raise ArtefactError(
+                f"{function}: there is no NVIDIA driver that can be used ({str(error).splitlines()[0]})",
+                "see what the machine offers: agp-edge doctor",
+            ) from error
+        except (ValueError, KeyError) as error:
+            # And for a code that only newer bindings have a name for.
+            raise cuda_error(function, "an error without a name", str(error)) from error
+        return code, values
+
+    def _check(self, function: str, code: Any) -> None:
+        if int(code):
+            raise cuda_error(function, code.name, self._meaning(code))
+
+    def _meaning(self, code: Any) -> str:
+        text: bytes | None = self._driver.cuGetErrorString(code)[1]
+        return text.decode(errors="replace") if text else "the driver does not say what that means"
+
+
+def load_driver(extra: str) -> Driver:
+    """The driver through cuda-python.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    return _CudaPython(import_extra("cuda.bindings.driver", extra, "running engines on a GPU"))

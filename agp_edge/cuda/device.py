@@ -1,0 +1,110 @@
+"""One GPU: what it is, and the context that everything on it lives in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from agp_edge.cuda.base import Driver, Resource
+from agp_edge.errors import ArtefactError, DeviceLostError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# CUdevice_attribute of cuda.h
+_INTEGRATED = 18
+_COMPUTE_CAPABILITY_MAJOR = 75
+_COMPUTE_CAPABILITY_MINOR = 76
+
+
+class Device(Resource):
+    """A GPU whose primary context is held, and current in each thread that uses it.
+
+    Args:
+        driver: how it is called.
+        ordinal: CUDA's number of it, after `CUDA_VISIBLE_DEVICES`.
+
+    Attributes:
+        driver: how it is called.
+        name: as the driver says it.
+        compute_capability: as in `8.7`.
+        integrated: whether it shares its memory with the CPU, as in a Jetson.
+        sleeps: whether a thread that waits for it sleeps; if not, the driver may have it spin.
+
+    Raises:
+        ArtefactError: there is no driver, or no such GPU.
+    """
+
+    def __init__(self, driver: Driver, ordinal: int = 0) -> None:
+        self.driver = driver
+        self._lost = False
+        self._here = threading.local()
+        count = driver.count_devices()
+        if not 0 <= ordinal < count:
+            raise ArtefactError(
+                f"there is no GPU {ordinal}: the driver offers {count}",
+                "see which GPUs there are: agp-edge doctor; CUDA_VISIBLE_DEVICES hides some",
+            )
+        self._device = driver.device(ordinal)
+        self.name = driver.device_name(self._device)
+        major, minor, integrated = (
+            driver.device_attribute(self._device, attribute)
+            for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR, _INTEGRATED)
+        )
+        self.compute_capability = f"{major}.{minor}"
+        self.integrated = bool(integrated)
+        # A thread that spins while it waits takes the core that decodes the next frame.
+        self.sleeps = driver.set_blocking(self._device)
+        self._context = driver.retain_context(self._device)
+        try:
+            self._use()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes of its memory now, as (free, total)."""
+        return self.ask(self.driver.memory_info)
+
+    def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the driver in this device's context, which is then the calling thread's."""
+        self._use()
+        return self._call(call, *args, **kwargs)
+
+    def release(self, call: Callable[[int], None], handle: int) -> None:
+        """Free something on this device.
+
+        A lost device answers every free with the error that was told already, and what was on it is gone.
+        """
+        self._quietly(self.ask, call, handle)
+
+    def _free(self) -> None:
+        try:
+            # A context that may end below is nobody's any more.
+            if getattr(self._here, "current", False):
+                self._quietly(self.driver.set_context, 0)
+        finally:
+            self._quietly(self.driver.release_context, self._device)
+
+    def _use(self) -> None:
+        self._check_open()
+        if not getattr(self._here, "current", False):
+            self._call(self.driver.set_context, self._context)
+            self._here.current = True
+
+    def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except DeviceLostError:
+            self._lost = True
+            raise
+
+    def _quietly(self, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        lost = self._lost
+        try:
+            self._call(call, *args, **kwargs)
+        except DeviceLostError:
+            if not lost:
+                raise

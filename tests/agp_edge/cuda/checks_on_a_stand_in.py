@@ -1,0 +1,260 @@
+"""Checks on a driver that stands in for one; run by test_cuda.py in a process that finds it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from agp_edge.cuda import DeviceMemory, PinnedMemory, Stream, open_device
+from agp_edge.errors import AgpEdgeError, ArtefactError, DeviceLostError
+from tests.stand_ins.cuda_driver import StandIn
+
+OUT_OF_MEMORY, INVALID_VALUE, NO_DEVICE, ILLEGAL_ADDRESS, LAUNCH_FAILED = 2, 1, 100, 700, 719
+
+
+@pytest.fixture
+def driver() -> Iterator[StandIn]:
+    stand_in = StandIn()
+    yield stand_in
+    stand_in.check()
+
+
+def round_trip(number: int) -> int:
+    """Send 1000 bytes to the device and back; gives the last of them."""
+    with open_device() as device, Stream(device) as stream:
+        assert device.memory == (3 << 20, 8 << 20)
+        with (
+            PinnedMemory(device, 1000) as source,
+            DeviceMemory(device, 1000) as there,
+            PinnedMemory(device, 1000) as back,
+        ):
+            source.array[:] = np.arange(1000) % 251 + number
+            with stream.awaited():
+                stream.copy_in(source, there)
+                stream.copy_out(there, back)
+            np.testing.assert_array_equal(back.array, source.array)
+            return int(back.array[-1])
+
+
+def test_bytes_go_there_and_come_back(driver: StandIn) -> None:
+    assert round_trip(3) == 999 % 251 + 3
+    driver.check()
+
+
+def test_who_does_not_wait_has_nothing_yet(driver: StandIn) -> None:
+    """Guards the test above: copies are done when a stream is waited for."""
+    with (
+        open_device() as device,
+        Stream(device) as stream,
+        PinnedMemory(device, 4) as source,
+        DeviceMemory(device, 4) as there,
+        PinnedMemory(device, 4) as back,
+    ):
+        source.array[:] = 7
+        stream.copy_in(source, there)
+        stream.copy_out(there, back)
+        assert back.array.tolist() == [0, 0, 0, 0]
+        stream.synchronize()
+        assert back.array.tolist() == [7, 7, 7, 7]
+
+
+def test_what_a_device_says_of_itself(driver: StandIn) -> None:
+    with open_device() as device:
+        assert (device.name, device.compute_capability) == ("stand-in", "8.7")
+        assert not device.integrated
+        assert device.sleeps
+
+
+def test_an_integrated_gpu() -> None:
+    driver = StandIn(integrated=True)
+    with open_device() as device:
+        assert device.integrated
+    driver.check()
+
+
+def test_a_context_that_another_made_may_spin() -> None:
+    driver = StandIn(active=True)
+    with open_device() as device:
+        assert not device.sleeps
+    driver.check()
+
+
+def test_things_are_freed_once_and_in_the_opposite_order(driver: StandIn) -> None:
+    device = open_device()
+    stream = Stream(device)
+    memory, pinned = DeviceMemory(device, 8), PinnedMemory(device, 8)
+    before = len(driver.calls())
+    for _ in range(2):
+        for resource in (pinned, memory, stream, device):
+            resource.close()
+    assert driver.calls()[before:] == [
+        "cuMemFreeHost", "cuMemFree", "cuStreamDestroy", "cuCtxSetCurrent", "cuDevicePrimaryCtxRelease",
+    ]  # fmt: skip
+
+
+def test_a_free_that_failed_is_not_tried_again(driver: StandIn) -> None:
+    with open_device() as device:
+        memory = DeviceMemory(device, 8)
+        driver.fail(1, INVALID_VALUE)
+        with pytest.raises(AgpEdgeError, match="cuMemFree: CUDA_ERROR_INVALID_VALUE"):
+            memory.close()
+        memory.close()
+        assert driver.calls().count("cuMemFree") == 1
+
+
+def test_what_is_closed_cannot_be_used(driver: StandIn) -> None:
+    with open_device() as device, Stream(device) as stream:
+        memory, pinned = DeviceMemory(device, 8), PinnedMemory(device, 8)
+        memory.close()
+        with pytest.raises(ValueError, match="DeviceMemory is closed"):
+            stream.copy_in(pinned, memory)
+        pinned.close()
+        with pytest.raises(ValueError, match="PinnedMemory is closed"):
+            _ = pinned.array
+    with pytest.raises(ValueError, match="Stream is closed"):
+        _ = stream.handle
+    with pytest.raises(ValueError, match="Device is closed"):
+        DeviceMemory(device, 8)
+
+
+def test_a_copy_into_less_memory_is_never_begun(driver: StandIn) -> None:
+    with (
+        open_device() as device,
+        Stream(device) as stream,
+        PinnedMemory(device, 9) as pinned,
+        DeviceMemory(device, 8) as memory,
+    ):
+        with pytest.raises(ValueError, match="a copy of 9 bytes into 8"):
+            stream.copy_in(pinned, memory)
+        with pytest.raises(ValueError, match="a copy of 8 bytes into 9"):
+            stream.copy_out(memory, pinned)
+
+
+def test_another_thread_may_use_it_and_close_it(driver: StandIn) -> None:
+    device = open_device()
+    stream = Stream(device)
+    memory = DeviceMemory(device, 8)
+    failed: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            with PinnedMemory(device, 8) as pinned:
+                stream.copy_out(memory, pinned)
+                stream.synchronize()
+            memory.close()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert failed == []
+    stream.close()
+    device.close()
+
+
+def test_what_was_queued_is_done_where_something_else_fails(driver: StandIn) -> None:
+    """Freeing its buffers at once would pull them from under the copy, and the stand-in counts that as wrong."""
+    with open_device() as device, Stream(device) as stream, DeviceMemory(device, 8) as memory:
+        pinned = PinnedMemory(device, 8)
+
+        def work() -> None:
+            with stream.awaited():
+                stream.copy_in(pinned, memory)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        pinned.close()
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+CALLS = (
+    "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", *["cuDeviceGetAttribute"] * 3, "cuDevicePrimaryCtxSetFlags",
+    "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuStreamCreate", "cuMemGetInfo", "cuMemHostAlloc", "cuMemAlloc",
+    "cuMemHostAlloc", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuMemFreeHost", "cuMemFree",
+    "cuMemFreeHost", "cuStreamDestroy", "cuCtxSetCurrent", "cuDevicePrimaryCtxRelease",
+)  # fmt: skip
+
+
+def test_the_calls_of_a_round_trip(driver: StandIn) -> None:
+    """Guards the tests below, which have each of them fail."""
+    round_trip(0)
+    assert driver.calls() == list(CALLS)
+
+
+NUMBERED = [pytest.param(number, call, id=f"{number}-{call}") for number, call in enumerate(CALLS, 1)]
+
+
+@pytest.mark.parametrize(("number", "call"), NUMBERED)
+def test_out_of_memory_in_any_call(driver: StandIn, number: int, call: str) -> None:
+    driver.fail(number, OUT_OF_MEMORY)
+    with pytest.raises(ArtefactError) as info:
+        round_trip(0)
+    assert info.value.what == f"{call}: CUDA_ERROR_OUT_OF_MEMORY (out of memory)"
+    assert info.value.exit_code == 4
+
+
+@pytest.mark.parametrize(("number", "call"), NUMBERED)
+def test_a_call_that_was_wrong_is_a_fault_of_ours(driver: StandIn, number: int, call: str) -> None:
+    driver.fail(number, INVALID_VALUE)
+    with pytest.raises(AgpEdgeError) as info:
+        round_trip(0)
+    assert info.value.what == f"{call}: CUDA_ERROR_INVALID_VALUE (invalid argument)"
+    assert type(info.value) is AgpEdgeError
+
+
+@pytest.mark.parametrize(("number", "call"), NUMBERED)
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS (an illegal memory access was encountered)"),
+        (LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED (unspecified launch failure)"),
+    ],
+)
+def test_a_device_that_is_lost_in_any_call_is_told_once(
+    driver: StandIn, number: int, call: str, code: int, told: str
+) -> None:
+    """Every later call fails too, those that free among them; the first is the cause, and the one that is told."""
+    driver.fail(number, code, sticky=True)
+    with pytest.raises(DeviceLostError) as info:
+        round_trip(0)
+    assert info.value.what == f"{call}: {told}"
+    assert info.value.exit_code == 5
+    assert info.value.__context__ is None
+
+
+def test_no_gpu() -> None:
+    driver = StandIn(devices=0)
+    with pytest.raises(ArtefactError) as info:
+        open_device()
+    assert info.value.what == "cuInit: CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected)"
+    assert driver.calls() == ["cuInit"]
+
+
+@pytest.mark.parametrize("ordinal", [-1, 2])
+def test_no_such_gpu(ordinal: int) -> None:
+    driver = StandIn(devices=2)
+    with pytest.raises(ArtefactError, match=f"there is no GPU {ordinal}: the driver offers 2"):
+        open_device(ordinal)
+    with open_device(1) as device:
+        assert device.name == "stand-in"
+    driver.check()
+
+
+def test_a_code_without_words(driver: StandIn) -> None:
+    driver.fail(1, 304)
+    with pytest.raises(ArtefactError) as info:
+        open_device()
+    assert info.value.what == "cuInit: CUDA_ERROR_OPERATING_SYSTEM (the driver does not say what that means)"
+
+
+def test_a_code_without_a_name(driver: StandIn) -> None:
+    driver.fail(1, 7777)
+    with pytest.raises(AgpEdgeError, match="cuInit: an error without a name"):
+        open_device()

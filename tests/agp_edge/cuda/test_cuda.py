@@ -1,0 +1,71 @@
+"""The CUDA package: on a driver that stands in for one, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agp_edge.cuda import DeviceMemory, PinnedMemory, Stream, load_driver, open_device
+from agp_edge.engines.gpu import probe_gpus
+from agp_edge.errors import ArtefactError, MissingExtraError
+from tests.stand_ins.cuda_driver import run_checks
+
+
+def test_on_a_driver_that_stands_in(tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_on_a_stand_in.py"), tmp_path)
+
+
+def test_without_a_binding_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # None in sys.modules is Python's own way to say that a module is not there.
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'agp-edge\[cuda\]'"):
+        load_driver()
+
+
+def test_without_a_driver() -> None:
+    """In a process of its own: the bindings remember for good whether they found one."""
+    pytest.importorskip("cuda.bindings")
+    if not probe_gpus()[1].startswith("no NVIDIA driver"):
+        pytest.skip("needs a machine without a driver")
+    code = """
+from agp_edge.cuda import open_device
+from agp_edge.errors import ArtefactError
+try:
+    open_device()
+except ArtefactError as error:
+    print(error.what)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("cuInit: there is no NVIDIA driver that can be used ("), done.stderr
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_of_this_machine() -> None:
+    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+    gpus, reason = probe_gpus()
+    if not gpus:
+        pytest.skip(f"needs a GPU: {reason}")
+    sent = np.random.default_rng(1).integers(0, 256, 5 << 20, np.uint8)
+    with open_device() as device, Stream(device) as stream:
+        assert (device.name, device.compute_capability) == (gpus[0].name, gpus[0].compute_capability)
+        free, total = device.memory
+        assert 0 < free <= total
+        with (
+            PinnedMemory(device, sent.size) as source,
+            DeviceMemory(device, sent.size) as there,
+            PinnedMemory(device, sent.size) as back,
+        ):
+            source.array[:] = sent
+            with stream.awaited():
+                stream.copy_in(source, there)
+                stream.copy_out(there, back)
+            np.testing.assert_array_equal(back.array, sent)
+        with pytest.raises(ArtefactError, match="cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY"):
+            DeviceMemory(device, total * 2)
+    with pytest.raises(ArtefactError, match=f"there is no GPU {len(gpus)}: the driver offers {len(gpus)}"):
+        open_device(len(gpus))

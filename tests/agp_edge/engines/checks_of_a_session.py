@@ -1,0 +1,329 @@
+"""Checks of the TensorRT session on modules that stand in for TensorRT and the driver; run by test_tensorrt_session.py.
+
+They show what our code asks and when, and that nothing leaks. Of TensorRT or a GPU they show nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agp_edge.engines import Session, Sidecar, open_engine
+from agp_edge.engines.sidecar import sidecar_path
+from agp_edge.errors import AgpEdgeError, ArtefactError, DeviceLostError, WorkStoppedError
+from agp_edge.files import sha256_file, write_json
+from agp_edge.frame import FrameSpec
+from tests.stand_ins.cuda_driver import StandIn
+from tests.stand_ins.tensorrt_runtime import CELL, VERSION, make_module, write_plan
+
+FRAME = FrameSpec(width=64, height=48, channels=3, batch=2)
+SHAPE = (2, 48, 64, 3)
+OUT_OF_MEMORY, INVALID_VALUE, ILLEGAL_ADDRESS = 2, 1, 700
+
+OpenPlan = Callable[..., Session]
+
+
+@pytest.fixture
+def driver() -> Iterator[StandIn]:
+    stand_in = StandIn()
+    # Objects of an earlier test that only the collector finds would speak up in this one's log.
+    gc.collect()
+    gc.disable()
+    yield stand_in
+    gc.enable()
+    stand_in.check()
+    made = [call[1:] for call in stand_in.calls() if call.startswith("+")]
+    gone = [call[1:] for call in stand_in.calls() if call.startswith("-")]
+    assert sorted(made) == sorted(gone)
+
+
+@pytest.fixture
+def open_plan(driver: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenPlan:
+    """`open_plan(plan, device={...}, **attributes of the runtime)`: through `open_engine`, as a command does."""
+
+    def give(
+        plan: bytes = write_plan(SHAPE), device: dict[str, Any] | None = None, **attributes: Any
+    ) -> Session:
+        monkeypatch.setitem(sys.modules, "tensorrt", make_module(driver, **attributes))
+        path = tmp_path / "tiny.fp32.tensorrt.engine"
+        path.write_bytes(plan)
+        here = {"machine": platform.machine(), "compute_capabilities": ["8.7"], **(device or {})}
+        sidecar = Sidecar(
+            name="tiny", precision="fp32", backend="tensorrt", backend_version=VERSION, frame=FRAME,
+            plan_sha256=sha256_file(path), bundle_sha256="0" * 64, device=here, build_seconds=0.1,
+            normal_scores=[], gate=None,
+        )  # fmt: skip
+        write_json(sidecar_path(path), sidecar.to_dict())
+        return open_engine(path)[0]
+
+    return give
+
+
+def draw(count: int, seed: int = 1) -> NDArray[np.uint8]:
+    """[count, 48, 64, 3] uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (count, *SHAPE[1:]), np.uint8)
+
+
+def brightness(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """[N, 6, 8]: what the engine is to say of frames."""
+    parts = frames.reshape(len(frames), 48 // CELL, CELL, 64 // CELL, CELL, 3)
+    cells: NDArray[np.float32] = (parts.mean((2, 4, 5)) / 255).astype(np.float32)
+    return cells
+
+
+# --- frames there, maps back -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_frame_has_its_own_map_and_score(open_plan: OpenPlan, count: int) -> None:
+    frames = draw(count)
+    with open_plan() as session:
+        result = session.infer(frames)
+    assert result.score.dtype == result.anomaly_map.dtype == np.dtype(np.float32)
+    np.testing.assert_allclose(result.anomaly_map, brightness(frames), rtol=1e-6)
+    np.testing.assert_array_equal(result.score, result.anomaly_map.max((1, 2)))
+
+
+def test_a_result_stays_when_the_next_frame_comes_and_when_the_session_is_closed(open_plan: OpenPlan) -> None:
+    with open_plan() as session:
+        first = session.infer(draw(2))
+        kept = first.score.copy(), first.anomaly_map.copy()
+        assert session.infer(draw(2, seed=2)).score.tolist() != kept[0].tolist()
+    np.testing.assert_array_equal(first.score, kept[0])
+    np.testing.assert_array_equal(first.anomaly_map, kept[1])
+
+
+def test_frames_that_are_not_contiguous(open_plan: OpenPlan) -> None:
+    frames = draw(4)[::2, ::-1]
+    with open_plan() as session:
+        np.testing.assert_allclose(session.infer(frames).anomaly_map, brightness(frames), rtol=1e-6)
+
+
+def test_what_is_allocated_once_and_what_a_frame_costs(open_plan: OpenPlan, driver: StandIn) -> None:
+    with open_plan() as session:
+        opened = driver.calls()
+        for name in ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate"):
+            assert opened.count(name) == (1 if name == "cuStreamCreate" else 3)
+        assert [call for call in opened if call.startswith("bind-")] == [
+            "bind-frames", "bind-score", "bind-anomaly_map",
+        ]  # fmt: skip
+        for _ in range(2):
+            before = len(driver.calls())
+            session.infer(draw(2))
+            assert driver.calls()[before:] == [
+                "cuMemcpyHtoDAsync", "execute", "cuMemcpyDtoHAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize",
+            ]  # fmt: skip
+
+
+def test_what_a_time_of_it_includes(open_plan: OpenPlan) -> None:
+    with open_plan() as session:
+        assert session.runtime == {
+            "library": f"TensorRT {VERSION}",
+            "device": "stand-in",
+            "transfers": True,
+            "cuda_graphs": False,
+            "spin_wait": False,
+        }
+
+
+def test_a_context_that_another_made_may_spin_and_that_is_said(open_plan: OpenPlan, driver: StandIn) -> None:
+    driver.restart(active=True)
+    with open_plan() as session:
+        assert session.runtime["spin_wait"] is True
+
+
+def test_engine_before_memory_before_stream_before_device(open_plan: OpenPlan, driver: StandIn) -> None:
+    session = open_plan()
+    session.infer(draw(1))
+    before = len(driver.calls())
+    session.close()
+    session.close()
+    assert driver.calls()[before:] == [
+        "-context", "-engine", "-runtime", *["cuMemFreeHost", "cuMemFree"] * 3, "cuStreamDestroy", "cuCtxSetCurrent",
+        "cuDevicePrimaryCtxRelease",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="is closed"):
+        session.infer(draw(1))
+
+
+def test_another_thread_may_run_it(open_plan: OpenPlan) -> None:
+    frames = draw(2)
+    given: list[Any] = []
+    with open_plan() as session:
+        thread = threading.Thread(target=lambda: given.append(session.infer(frames)))
+        thread.start()
+        thread.join()
+    np.testing.assert_allclose(given[0].anomaly_map, brightness(frames), rtol=1e-6)
+
+
+# --- plans that it does not take -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("deserialize", f"TensorRT {VERSION} does not take engine PLAN: magic tag does not match"),
+        ("context", f"TensorRT {VERSION} has no room for engine PLAN: out of memory"),
+        ("address", f"TensorRT {VERSION} takes no memory for frames of engine PLAN: no reason given"),
+    ],
+)
+def test_what_tensorrt_refuses(open_plan: OpenPlan, tmp_path: Path, fault: str, told: str) -> None:
+    with pytest.raises(ArtefactError) as info:
+        open_plan(write_plan(SHAPE, fault))
+    assert info.value.what == told.replace("PLAN", str(tmp_path / "tiny.fp32.tensorrt.engine"))
+    assert info.value.exit_code == 4
+    assert "agp-edge build-engine" in info.value.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors["frames"].update(type="FLOAT"),
+        lambda tensors: tensors["score"].update(type="HALF"),
+        lambda tensors: tensors["anomaly_map"].update(type="HALF"),
+        lambda tensors: tensors["anomaly_map"].update(shape=[2, -1, 8]),
+        lambda tensors: tensors["anomaly_map"].update(shape=[1, 6, 8]),
+        lambda tensors: tensors["score"].update(shape=[1]),
+        lambda tensors: tensors["frames"].update(shape=[2, 48, 64]),
+        lambda tensors: tensors["score"].update(mode="INPUT"),
+        lambda tensors: tensors.pop("score"),
+        lambda tensors: tensors.update(more={"mode": "OUTPUT", "type": "FLOAT", "shape": [2]}),
+    ],
+)
+def test_a_plan_of_another_interface(open_plan: OpenPlan, change: Callable[[Any], object]) -> None:
+    with pytest.raises(ArtefactError, match="no graph of ours: it takes") as info:
+        open_plan(write_plan(SHAPE, change=change))
+    assert "build it again" in info.value.hint
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 64, 3), (2, 48, 64, 1), (2, 64, 48, 3)])
+def test_a_plan_of_another_frame(open_plan: OpenPlan, shape: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ArtefactError, match=r"takes frames of \[.*\], its sidecar says \[2, 48, 64, 3\]"):
+        open_plan(write_plan(shape))
+
+
+@pytest.mark.parametrize("change", [{"location": "HOST"}, {"format": "CHW4"}])
+def test_a_tensor_that_is_not_plain_memory_of_the_device(open_plan: OpenPlan, change: dict[str, str]) -> None:
+    with pytest.raises(ArtefactError, match="does not have anomaly_map in plain memory"):
+        open_plan(write_plan(SHAPE, change=lambda tensors: tensors["anomaly_map"].update(change)))
+
+
+def test_host_code_stays_disallowed(open_plan: OpenPlan, driver: StandIn) -> None:
+    with pytest.raises(ArtefactError, match="would run host code"):
+        open_plan(engine_host_code_allowed=True)
+    assert not any(call.startswith("core") for call in driver.calls()), "the plan was read all the same"
+
+
+def test_a_runtime_that_gives_null(
+    open_plan: OpenPlan, driver: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def null(*_: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    module = make_module(driver)
+    monkeypatch.setattr("tests.agp_edge.engines.checks_of_a_session.make_module", lambda *_: module)
+    monkeypatch.setattr(module, "Runtime", null)
+    with pytest.raises(ArtefactError, match=f"TensorRT {VERSION} does not start: no reason given"):
+        open_plan()
+
+
+# --- the DLA ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "core"), [({}, "core-1"), ({"dla": {"core": 1}}, "core1")])
+def test_the_dla_core_of_the_sidecar(
+    open_plan: OpenPlan, driver: StandIn, device: dict[str, Any], core: str
+) -> None:
+    with open_plan(device=device, num_DLA_cores=2):
+        assert [call for call in driver.calls() if call.startswith("core")] == [core]
+
+
+def test_a_device_without_that_core(open_plan: OpenPlan) -> None:
+    with pytest.raises(ArtefactError, match="is for DLA core 1, this device has 1"):
+        open_plan(device={"dla": {"core": 1}}, num_DLA_cores=1)
+
+
+@pytest.mark.parametrize("dla", [{}, {"core": "0"}, {"core": -1}, {"core": True}, "0", 0, []])
+def test_a_sidecar_whose_dla_is_none(open_plan: OpenPlan, driver: StandIn, dla: object) -> None:
+    with pytest.raises(ArtefactError, match="names no core of the DLA"):
+        open_plan(device={"dla": dla}, num_DLA_cores=2)
+    assert driver.calls() == []
+
+
+# --- what fails on the way -------------------------------------------------------------------------
+
+
+def test_a_run_that_tensorrt_refuses(open_plan: OpenPlan, driver: StandIn) -> None:
+    with open_plan(write_plan(SHAPE, "execute")) as session:
+        for run in (1, 2):
+            with pytest.raises(
+                WorkStoppedError, match=rf"does not run engine .*: run {run}: the shapes are not set"
+            ) as info:
+                session.infer(draw(2))
+            assert info.value.exit_code == 5
+            assert driver.calls()[-1] == "cuStreamSynchronize", "the copy of the frame may still go on"
+
+
+def test_a_run_refused_because_the_gpu_is_lost(open_plan: OpenPlan, driver: StandIn) -> None:
+    with open_plan(write_plan(SHAPE, "execute")) as session:
+        driver.fail(2, ILLEGAL_ADDRESS, sticky=True)
+        with pytest.raises(DeviceLostError, match="cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS"):
+            session.infer(draw(2))
+
+
+def one_frame(open_plan: OpenPlan) -> None:
+    with open_plan() as session:
+        session.infer(draw(2))
+
+
+CALLS = (
+    "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", *["cuDeviceGetAttribute"] * 3, "cuDevicePrimaryCtxSetFlags",
+    "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuStreamCreate", *["cuMemAlloc", "cuMemHostAlloc"] * 3,
+    "cuMemcpyHtoDAsync", *["cuMemcpyDtoHAsync"] * 2, "cuStreamSynchronize", *["cuMemFreeHost", "cuMemFree"] * 3,
+    "cuStreamDestroy", "cuCtxSetCurrent", "cuDevicePrimaryCtxRelease",
+)  # fmt: skip
+
+
+def test_the_calls_of_one_frame(open_plan: OpenPlan, driver: StandIn) -> None:
+    """Guards the tests below, which have each of them fail."""
+    one_frame(open_plan)
+    assert [call for call in driver.calls() if call.startswith("cu")] == list(CALLS)
+
+
+@pytest.mark.parametrize(
+    ("number", "call"), [pytest.param(n, call, id=f"{n}-{call}") for n, call in enumerate(CALLS, 1)]
+)
+@pytest.mark.parametrize(
+    ("code", "sticky", "kind", "told"),
+    [
+        (OUT_OF_MEMORY, False, ArtefactError, "CUDA_ERROR_OUT_OF_MEMORY (out of memory)"),
+        (INVALID_VALUE, False, AgpEdgeError, "CUDA_ERROR_INVALID_VALUE (invalid argument)"),
+        (ILLEGAL_ADDRESS, True, DeviceLostError, "CUDA_ERROR_ILLEGAL_ADDRESS (an illegal memory access was encountered)"),
+    ],
+)  # fmt: skip
+def test_an_error_of_cuda_in_any_call(
+    open_plan: OpenPlan, driver: StandIn, number: int, call: str, code: int, sticky: bool, kind: type, told: str
+) -> None:  # fmt: skip
+    driver.fail(number, code, sticky=sticky)
+    with pytest.raises(AgpEdgeError) as info:
+        one_frame(open_plan)
+    assert type(info.value) is kind
+    assert info.value.what == f"{call}: {told}"
+
+
+def test_ctrl_c_while_it_opens(open_plan: OpenPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agp_edge.engines.tensorrt_session.check_tensors", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_plan()

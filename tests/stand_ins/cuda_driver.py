@@ -1,0 +1,95 @@
+"""A CUDA driver without a GPU, for checks of what our code asks of a driver; `cuda_driver.c` is the driver.
+
+A driver is found when a process starts, so the checks on it are a pytest of their own: `run_checks`. Inside it,
+`StandIn` turns the driver's screws. It shows that calls are in order, that every error is heard and that nothing leaks; of a
+GPU it shows nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("cuda_driver.c")
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = "libcuda.so.1"
+IN_USE = "AGP_EDGE_STAND_IN_DRIVER"
+
+
+def run_checks(checks: Path, folder: Path) -> None:
+    """Compile the driver into `folder` and have pytest run `checks` on it; skips without a C compiler or the bindings."""
+    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make a driver with")
+    command = [compiler, "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", f"-Wl,-soname,{LIBRARY}"]
+    subprocess.run([*command, "-o", str(folder / LIBRARY), str(SOURCE)], check=True)
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
+        env={**os.environ, "LD_LIBRARY_PATH": path, IN_USE: "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^\d+ passed in ", done.stdout, re.MULTILINE), "every one is to run"
+
+
+class StandIn:
+    """The driver that this process found, and what tests may ask of it.
+
+    Args:
+        devices: how many GPUs it offers.
+        integrated: whether they are.
+        active: whether their primary context was made by another.
+    """
+
+    def __init__(self, devices: int = 1, *, integrated: bool = False, active: bool = False) -> None:
+        assert os.environ.get(IN_USE), "these checks are run by `run_checks`"
+        self._library = ctypes.CDLL(LIBRARY)
+        self._library.stand_in_log.restype = ctypes.c_char_p
+        self._library.stand_in_enqueue.argtypes = [ctypes.c_ulonglong, ctypes.c_void_p]
+        self._kept: list[object] = []
+        self.restart(devices, integrated=integrated, active=active)
+
+    def restart(self, devices: int = 1, *, integrated: bool = False, active: bool = False) -> None:
+        """Begin anew, as another driver."""
+        self._library.stand_in_reset(devices, integrated, active)
+
+    def fail(self, number: int, code: int, *, sticky: bool = False) -> None:
+        """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too."""
+        self._library.stand_in_fail(number, code, sticky)
+
+    def calls(self) -> list[str]:
+        """What was called and noted since it was made, in order."""
+        log: bytes = self._library.stand_in_log()
+        return log.decode().split()
+
+    def note(self, what: str) -> None:
+        """Put a word among the calls."""
+        self._library.stand_in_note(what.encode())
+
+    def enqueue(self, stream: int, work: Callable[[], None]) -> None:
+        """Queue work in a stream."""
+        function = ctypes.CFUNCTYPE(None)(work)
+        self._kept.append(function)
+        self._library.stand_in_enqueue(stream, ctypes.cast(function, ctypes.c_void_p))
+
+    def misuse(self) -> None:
+        """Count one more thing that was done wrong."""
+        self._library.stand_in_misuse()
+
+    def check(self) -> None:
+        """Nothing is left, and nothing was done wrong: freed twice, used without context, freed while in use."""
+        assert (self._library.stand_in_live(), self._library.stand_in_wrong()) == (0, 0), self.calls()
