@@ -19,22 +19,37 @@ from __future__ import annotations
 from typing import ClassVar
 
 INTERRUPTED = 130
+LONGEST_QUOTE = 120
+
+
+def quote(text: object, limit: int = LONGEST_QUOTE) -> str:
+    """What a library or a file says, as a message can carry it: its first line, and of a long one the beginning."""
+    line = next(iter(str(text).strip().splitlines()), "")
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _one_line(text: str) -> str:
+    """Text on one line, with whatever could steer a terminal written out: texts in an artefact are whoever's."""
+    if text.isprintable():
+        return text
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class AgpEdgeError(Exception):
     """An error with one line that says what is wrong and one that says what to do.
 
     Args:
-        what: what is wrong, with the value that is wrong; one line.
-        hint: what to do next, if possible as a command; one line.
+        what: what is wrong, with the value that is wrong; made one line.
+        hint: what to do next, if possible as a command; made one line.
     """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, hint: str) -> None:
-        super().__init__(f"{what}\n{hint}")
-        self.what = what
-        self.hint = hint
+        self.what = _one_line(what)
+        self.hint = _one_line(hint)
+        super().__init__(f"{self.what}\n{self.hint}")
 
     def __reduce__(self) -> tuple[type[AgpEdgeError], tuple[str, str]]:
         return type(self), (self.what, self.hint)

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,24 @@ def translate_read_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror or error}", "give a path that this user can read"
+        ) from error
+
+
+@contextlib.contextmanager
+def translate_load_errors(path: Path) -> Iterator[None]:
+    """The same for what is read whole into memory.
+
+    Raises:
+        ArtefactError: there is too little memory for it.
+        InputError: as `translate_read_errors`.
+    """
+    try:
+        with translate_read_errors(path):
+            yield
+    except (MemoryError, OverflowError) as error:
+        raise ArtefactError(
+            f"there is too little memory here to load {path}",
+            "end what else runs here, or raise the limit of memory (ulimit -v)",
         ) from error
 
 
@@ -242,8 +261,8 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        # In one pass over a million keys, not in one for each of them.
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"key {twice[:60]!r} is there twice")
     return value
 

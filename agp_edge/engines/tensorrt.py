@@ -29,6 +29,7 @@ from agp_edge.engines.tensorrt_network import (
     raise_parser_error,
     set_up_dla,
 )
+from agp_edge.engines.tensorrt_opening import check_suits
 from agp_edge.engines.timing_cache import (
     CacheKey,
     default_file,
@@ -37,7 +38,7 @@ from agp_edge.engines.timing_cache import (
     locked,
     save_timing_cache,
 )
-from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError
+from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError, quote
 from agp_edge.frame import GRAPHS
 from agp_edge.machine import l4t_version
 from agp_edge.progress import Progress, silent
@@ -105,18 +106,19 @@ class _TensorRT:
         )
 
     def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
+        check_suits(plan, sidecar, self._variant, probe_gpus, lambda: self._load("running"))
         raise ArtefactError(
             f"engine {plan} cannot be run: this version of agp-edge builds {self._variant.title} engines, "
             "but has no runtime for them yet",
             "build one that runs here: agp-edge build-engine BUNDLE --backend onnxruntime",
         )
 
-    def _load(self) -> ModuleType:
+    def _load(self, doing: str = "building") -> ModuleType:
         variant = self._variant
         try:
             return importlib.import_module(variant.module)
         except ImportError as error:
-            purpose = f"building {variant.title} engines"
+            purpose = f"{doing} {variant.title} engines"
             if isinstance(error, ModuleNotFoundError) and error.name == variant.module:
                 if variant.extra:
                     raise MissingExtraError(variant.module, variant.extra, purpose) from error
@@ -126,7 +128,7 @@ class _TensorRT:
                     "elsewhere: pip install tensorrt",
                 ) from error
             raise ArtefactError(
-                f"{variant.title} is installed but does not load: {str(error).splitlines()[0]}",
+                f"{variant.title} is installed but does not load: {quote(error) or type(error).__name__}",
                 "install it again, for this Python and this CUDA",
             ) from error
 

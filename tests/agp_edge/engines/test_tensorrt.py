@@ -117,8 +117,9 @@ def test_a_workspace_of_nothing(rtx: Backend, tiny_model: Path, tmp_path: Path, 
 
 
 def test_its_engine_is_refused_by_name_where_it_cannot_run(
-    rtx: Backend, tiny_model: Path, tmp_path: Path
+    rtx: Backend, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
 ) -> None:
+    give_gpus("8.6")
     plan = tmp_path / "tiny.fp32.tensorrt-rtx.engine"
     result = rtx.build(tiny_model, plan, BuildOptions(compute_capabilities=("8.6",)))
     sidecar = Sidecar(
