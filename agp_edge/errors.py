@@ -93,6 +93,26 @@ class ArtefactError(AgpEdgeError):
     exit_code = 4
 
 
+def no_memory(work: str) -> ArtefactError:
+    """The error of a machine, or of a limit, that has too little memory for some work, as in `load x.engine`."""
+    return ArtefactError(
+        f"there is too little memory here to {work}",
+        "end what else runs here, or raise the limit of memory (ulimit -v)",
+    )
+
+
+NO_MEMORY = (
+    "bad_alloc", "bad allocation", "Failed to allocate memory", "Cannot allocate memory", "Resource temporarily unavailable",
+    "failed to map segment from shared object",
+)  # fmt: skip
+"""How native libraries, and the system below them, say that memory is at its end: of arrays, of threads, of code."""
+
+
+def is_no_memory(error: object) -> bool:
+    """Whether an exception, or what a library logged, says that there is too little memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
 class WorkStoppedError(AgpEdgeError):
     """The work began and could not go on."""
 

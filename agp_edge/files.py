@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agp_edge.errors import ArtefactError, DiskFullError, InputError
+from agp_edge.errors import ArtefactError, DiskFullError, InputError, no_memory
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -81,10 +81,7 @@ def translate_load_errors(path: Path) -> Iterator[None]:
         with translate_read_errors(path):
             yield
     except (MemoryError, OverflowError) as error:
-        raise ArtefactError(
-            f"there is too little memory here to load {path}",
-            "end what else runs here, or raise the limit of memory (ulimit -v)",
-        ) from error
+        raise no_memory(f"load {path}") from error
 
 
 @contextlib.contextmanager
@@ -174,6 +171,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, to_json(value).encode())
 
 
+READ_BYTES = 1 << 20
 MAX_JSON_DEPTH = 64
 """No artefact nests deeper; what does would only serve to exhaust whoever walks through it."""
 MAX_JSON_BYTES = 64 << 20
@@ -218,7 +216,10 @@ def read_limited(
                 raise ArtefactError(
                     f"{what} has {size:,} bytes, more than the {limit_bytes:,} allowed: {path}", again
                 )
-            data = file.read(limit_bytes + 1)
+            # By its size, not by the limit: that many bytes would be taken for the shortest file.
+            data = file.read(size + 1)
+            while len(data) <= limit_bytes and (more := file.read(READ_BYTES)):
+                data += more
     except FileNotFoundError as error:
         raise ArtefactError(f"{what} is missing: {path}", again) from error
     except OSError as error:

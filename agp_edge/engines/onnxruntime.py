@@ -26,7 +26,7 @@ from agp_edge.engines.base import (
     refuse_precision,
 )
 from agp_edge.engines.sidecar import Sidecar
-from agp_edge.errors import ArtefactError, InputError, quote
+from agp_edge.errors import ArtefactError, InputError, is_no_memory, no_memory, quote
 from agp_edge.extras import import_extra
 from agp_edge.frame import GRAPHS, FrameSpec, Precision
 from agp_edge.progress import Progress, silent
@@ -34,8 +34,6 @@ from agp_edge.progress import Progress, silent
 OUTPUTS = ["score", "anomaly_map"]
 REBUILD = "build the engine again on this machine: agp-edge build-engine BUNDLE"
 FATAL = 4
-NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Resource temporarily unavailable")
-"""How ONNX Runtime says that there is too little: of an array of numbers, and of a thread's stack."""
 
 
 def _import() -> Any:
@@ -71,11 +69,11 @@ def _translated(what: str, hint: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason, todo = quote(error) or type(error).__name__, hint
-        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
-            reason = "there is too little memory here"
-            todo = "end what else runs here, or raise the limit of memory (ulimit -v)"
-        raise ArtefactError(f"ONNX Runtime {_import().__version__} {what}: {reason}", todo) from error
+        title = f"ONNX Runtime {_import().__version__} {what}"
+        if is_no_memory(error):
+            lack = no_memory("do it")
+            raise ArtefactError(f"{title}: {lack.what}", lack.hint) from error
+        raise ArtefactError(f"{title}: {quote(error) or type(error).__name__}", hint) from error
 
 
 def _describe(value: Any) -> tuple[str, str, list[Any]]:
