@@ -9,10 +9,26 @@ from __future__ import annotations
 import os
 import platform
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path("/")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A clock that the kernel moves between two limits.
+
+    Attributes:
+        now_mhz: where it is.
+        least_mhz: the lower limit.
+        most_mhz: the upper limit; on a Jetson what the power mode allows.
+    """
+
+    now_mhz: float
+    least_mhz: float
+    most_mhz: float
 
 
 def read_fact(root: Path, path: str) -> str | None:
@@ -32,10 +48,13 @@ def describe_machine(root: Path = ROOT) -> dict[str, Any]:
 
     Returns:
         `machine` (architecture), `model`, `kernel`, `cpu`, `cores`, `cores_usable` (by this process), `cpu_quota`
-        (cores that a container is limited to), `governor`, `cpu_mhz` ([slowest, fastest] core now), `power_mode`
-        (Jetson), `l4t` (Jetson), `nvidia_driver`, `gpus`, `memory_bytes`, `load_average` (1, 5, 15 minutes).
+        (cores that a container is limited to), `governor`, `cpu_mhz` ([slowest, fastest] core now), `cpu_max_mhz`
+        (what the fastest core may reach), `gpu_mhz` and `gpu_max_mhz` (Jetson), `clocks_pinned` (Jetson),
+        `power_mode` (Jetson), `l4t` (Jetson), `nvidia_driver`, `gpus`, `memory_bytes`, `load_average` (1, 5, 15
+        minutes).
     """
     memory = memory_bytes(root)
+    gpu = gpu_clock(root)
     return {
         "machine": platform.machine(),
         "model": _model(root),
@@ -46,6 +65,10 @@ def describe_machine(root: Path = ROOT) -> dict[str, Any]:
         "cpu_quota": _cpu_quota(root),
         "governor": _governor(root),
         "cpu_mhz": _cpu_mhz(root),
+        "cpu_max_mhz": _cpu_max_mhz(root),
+        "gpu_mhz": gpu.now_mhz if gpu else None,
+        "gpu_max_mhz": gpu.most_mhz if gpu else None,
+        "clocks_pinned": clocks_pinned(root),
         "power_mode": power_mode(root),
         "l4t": l4t_version(root),
         "nvidia_driver": nvidia_driver(root),
@@ -111,6 +134,46 @@ def power_mode(root: Path = ROOT) -> str | None:
     return f"{name} (mode {number})" if name else f"mode {number}"
 
 
+def gpu_clock(root: Path = ROOT) -> Clock | None:
+    """Clock of the GPU inside a Jetson; None elsewhere, where only the driver's own tools tell."""
+    for pattern in _GPU_DEVFREQ:
+        for folder in sorted(root.glob(pattern)):
+            hertz = [_number(folder, f"{name}_freq") for name in ("cur", "min", "max")]
+            if None not in hertz:
+                return Clock(*(value / 1e6 for value in hertz if value is not None))
+    return None
+
+
+_GPU_DEVFREQ = (
+    "sys/class/devfreq/gpu-gpc-0",  # Thor, whose graphics clusters and video engines have a clock each
+    "sys/class/devfreq/*.gpu",  # Orin with JetPack 6 and later
+    "sys/class/devfreq/*.ga10b",  # Orin with JetPack 5
+    "sys/devices/platform/*.gpu/devfreq/*",
+    "sys/devices/platform/bus@0/*.gpu/devfreq/*",
+)
+
+
+def clocks_pinned(root: Path = ROOT) -> bool | None:
+    """Whether a Jetson's GPU and cores are held at one frequency each, as `jetson_clocks` does; None elsewhere.
+
+    The memory's clock is not looked at: only root can read it.
+    """
+    gpu = gpu_clock(root)
+    if gpu is None:
+        return None
+    limits = [(gpu.least_mhz, gpu.most_mhz)]
+    for folder in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
+        least, most = (_number(folder, f"scaling_{name}_freq") for name in ("min", "max"))
+        if least is not None and most is not None and read_fact(folder.parent, "online") != "0":
+            limits.append((least, most))
+    return all(least == most for least, most in limits)
+
+
+def _number(folder: Path, name: str) -> int | None:
+    text = read_fact(folder, name) or ""
+    return int(text) if text.isdigit() else None
+
+
 def _model(root: Path) -> str | None:
     board = read_fact(root, "proc/device-tree/model")
     if board:
@@ -159,3 +222,11 @@ def _cpu_mhz(root: Path) -> list[float] | None:
             )
         ]
     return [min(mhz), max(mhz)] if mhz else None
+
+
+def _cpu_max_mhz(root: Path) -> float | None:
+    folders = root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq")
+    found = [
+        kilohertz for folder in folders if (kilohertz := _number(folder, "scaling_max_freq")) is not None
+    ]
+    return max(found) / 1000 if found else None

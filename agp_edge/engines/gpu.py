@@ -55,6 +55,21 @@ def probe_gpus(library: str = DRIVER) -> tuple[list[Gpu], str]:
     return gpus, "" if gpus else "the NVIDIA driver sees no GPU"
 
 
+def driver_cuda_version(library: str = DRIVER) -> tuple[int, int] | None:
+    """The newest CUDA that the driver takes, as in (12, 6); None without a driver. It needs no GPU; never raises.
+
+    Args:
+        library: the driver library, by name or path.
+    """
+    version = ctypes.c_int()
+    try:
+        code = ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    # 1000 times the major plus 10 times the minor version, as cuda.h counts.
+    return (version.value // 1000, version.value % 1000 // 10) if code == 0 and version.value else None
+
+
 class _DriverError(Exception):
     """A call of the driver failed."""
 

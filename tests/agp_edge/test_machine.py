@@ -24,6 +24,11 @@ JETSON = {
     "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "schedutil\n",
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1190400\n",
     "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "729600\n",
+    **{f"sys/devices/system/cpu/cpu{n}/cpufreq/scaling_min_freq": "729600\n" for n in (0, 1)},
+    **{f"sys/devices/system/cpu/cpu{n}/cpufreq/scaling_max_freq": "1497600\n" for n in (0, 1)},
+    "sys/class/devfreq/17000000.gpu/cur_freq": "306000000\n",
+    "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+    "sys/class/devfreq/17000000.gpu/max_freq": "612000000\n",
 }
 
 PC = {
@@ -56,6 +61,9 @@ def test_a_jetson_is_read_from_its_files(tmp_path: Path) -> None:
     assert found["gpus"] == []
     assert found["governor"] == "schedutil"
     assert found["cpu_mhz"] == [729.6, 1190.4]
+    assert found["cpu_max_mhz"] == 1497.6
+    assert (found["gpu_mhz"], found["gpu_max_mhz"]) == (306.0, 612.0)
+    assert found["clocks_pinned"] is False
     assert found["memory_bytes"] == 15984892 * 1024
     assert found["load_average"] == [0.52, 0.58, 0.59]
 
@@ -70,6 +78,7 @@ def test_a_pc_with_a_gpu_and_a_limit_on_cores(tmp_path: Path) -> None:
     assert found["gpus"] == ["NVIDIA RTX A2000 12GB"]
     assert found["cpu_quota"] == 1.5
     assert found["l4t"] is found["power_mode"] is found["governor"] is None
+    assert found["gpu_mhz"] is found["gpu_max_mhz"] is found["clocks_pinned"] is found["cpu_max_mhz"] is None
 
 
 def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
@@ -105,3 +114,27 @@ def test_the_quota_of_a_container(tmp_path: Path, files: dict[str, str], expecte
 
 def test_a_power_mode_without_a_name_keeps_its_number(tmp_path: Path) -> None:
     assert machine.power_mode(write_tree(tmp_path, {"var/lib/nvpmodel/status": "pmode:0008"})) == "mode 8"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "sys/class/devfreq/gpu-gpc-0",
+        "sys/class/devfreq/17000000.ga10b",
+        "sys/devices/platform/17000000.gpu/devfreq/17000000.gpu",
+        "sys/devices/platform/bus@0/17000000.gpu/devfreq/17000000.gpu",
+    ],
+)
+def test_the_clock_of_the_gpu_wherever_a_jetpack_puts_it(tmp_path: Path, folder: str) -> None:
+    """The places are those that jtop/core/gpu.py and thor_gpu.py of rbonghi/jetson_stats look in, and nvpmodel's own."""
+    other = {f"sys/class/devfreq/15340000.vic/{name}_freq": "1\n" for name in ("cur", "min", "max")}
+    assert machine.gpu_clock(write_tree(tmp_path, other)) is None
+    hertz = {"cur": 306_000_000, "min": 114_750_000, "max": 918_000_000}
+    write_tree(tmp_path, {f"{folder}/{name}_freq": f"{value}\n" for name, value in hertz.items()})
+    assert machine.gpu_clock(tmp_path) == machine.Clock(306.0, 114.75, 918.0)
+
+
+def test_half_a_clock_is_none(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"sys/class/devfreq/17000000.gpu/cur_freq": "306000000\n"})
+    assert machine.gpu_clock(tmp_path) is None
+    assert machine.clocks_pinned(tmp_path) is None

@@ -164,7 +164,7 @@ def test_tensorrt_takes_it(name: str, small_graph: Make, tmp_path: Path) -> None
         pytest.skip("tensorrt_rtx is not installed: pip install 'agp-edge[tensorrt-rtx]'")
     graph = small_graph(name)
     quantise(graph.path, tmp_path / "model.onnx", graph.frames, batch=2)
-    get_backend("tensorrt-rtx").build(tmp_path / "model.onnx", tmp_path / "plan", BuildOptions(("8.6",)))
+    get_backend("tensorrt-rtx").build(tmp_path / "model.onnx", tmp_path / "plan", BuildOptions(("8.6",), precision="int8"))
     assert (tmp_path / "plan").stat().st_size > 10_000
 
 

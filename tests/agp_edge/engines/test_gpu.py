@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agp_edge.engines.gpu import Gpu, probe_gpus
+from agp_edge.engines.gpu import Gpu, driver_cuda_version, probe_gpus
 
 DRIVER = r"""
 #include <string.h>
@@ -84,3 +84,14 @@ def test_the_gpu_of_this_machine() -> None:
         pytest.skip(f"needs a GPU: {reason}")
     assert reason == ""
     assert float(gpus[0].compute_capability) >= 5
+
+
+def test_the_newest_cuda_that_a_driver_takes(tmp_path: Path) -> None:
+    """12060 is 12.6, as `cuDriverGetVersion` counts."""
+    version = "int cuDriverGetVersion(int *version) { *version = 12060; return INIT; }"
+    assert driver_cuda_version(make_driver(tmp_path, source=version)) == (12, 6)
+    (tmp_path / "bad").mkdir()
+    assert driver_cuda_version(make_driver(tmp_path / "bad", init=3, source=version)) is None
+    (tmp_path / "none").mkdir()
+    assert driver_cuda_version(make_driver(tmp_path / "none", source="int something_else;")) is None
+    assert driver_cuda_version(str(tmp_path / "absent.so")) is None

@@ -1,0 +1,99 @@
+"""Where frames come from: cameras of V4L2 and GigE Vision, and what decodes video. Read from files, nothing is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from agp_edge.deploy.findings import Check, Site
+from agp_edge.machine import read_fact
+
+
+def check_cameras(site: Site) -> Check:
+    """The V4L2 devices by name, with those marked that give no pictures."""
+    name = "cameras"
+    devices = sorted(site.glob("dev/video[0-9]*"), key=lambda path: (len(path.name), path.name))
+    if not devices:
+        return Check(name, "not here", "no /dev/video*; a network camera or a file needs none")
+    named, cameras = [], []
+    for device in devices:
+        title = read_fact(site.root, f"sys/class/video4linux/{device.name}/name")
+        captures = _captures(site, device.name)
+        notes = [title or "", "" if captures else "no capture device"]
+        note = "; ".join(filter(None, notes))
+        named.append(f"/dev/{device.name}" + (f" ({note})" if note else ""))
+        if captures:
+            cameras.append(device)
+    closed = [device for device in cameras if not os.access(device, os.R_OK | os.W_OK)]
+    if closed:
+        detail = f"{', '.join(named)}; this user may not open {', '.join(path.name for path in closed)}"
+        return Check(name, "missing", detail, 'sudo usermod -aG video "$USER"')
+    return Check(name, "ok" if cameras else "not here", ", ".join(named))
+
+
+def _captures(site: Site, device: str) -> bool:
+    """Whether a device gives pictures, as far as files tell; True where they do not."""
+    node = f"sys/class/video4linux/{device}"
+    # udev asks each device when it appears and keeps the answer: `:capture:`, or `:` for one of metadata.
+    kept = read_fact(site.root, f"run/udev/data/c{read_fact(site.root, f'{node}/dev')}") or ""
+    found = re.search(r"^E:ID_V4L_CAPABILITIES=(\S*)", kept, re.MULTILINE)
+    if found:
+        return ":capture:" in found[1]
+    # Without udev, as in a container: a USB camera's devices come in pairs, pictures and then their metadata.
+    driver = site.root / node / "device/driver"
+    index = read_fact(site.root, f"{node}/index") or "0"
+    is_usb = driver.exists() and Path(os.path.realpath(driver)).name == "uvcvideo"
+    return not (is_usb and index.isdigit() and int(index) % 2)
+
+
+def check_gige(site: Site) -> Check:
+    """Aravis, which finds and reads cameras of GigE Vision and USB3 Vision."""
+    name = "GigE Vision"
+    libraries = site.libraries("libaravis-0.*.so.*")
+    types = site.glob(
+        "usr/lib/*/girepository-1.0/Aravis-*.typelib", "usr/lib*/girepository-1.0/Aravis-*.typelib"
+    )
+    get = site.apt("gir1.2-aravis-0.8 python3-gi")
+    if not libraries and not types:
+        return Check(name, "missing", "no Aravis; only cameras of GigE Vision and USB3 Vision need it", get)
+    version = re.sub(r"^libaravis-|\.so.*$", "", libraries[0].name) if libraries else "of unknown version"
+    if not types:
+        return Check(name, "missing", f"Aravis {version} is there, its description for Python is not", get)
+    if site.modules.has("gi"):
+        return Check(name, "ok", f"Aravis {version}")
+    return Check(name, "missing", f"Aravis {version} is there, Python's gi is not", get)
+
+
+def check_decoders(site: Site, has_ffmpeg: bool, has_gpu: bool) -> Check:
+    """What decodes H.264: elements of GStreamer by the files of their plugins, and FFmpeg inside OpenCV.
+
+    Args:
+        site: where to look.
+        has_ffmpeg: whether OpenCV was built with FFmpeg.
+        has_gpu: whether there is an NVIDIA GPU, which has a decoder of its own.
+    """
+    name = "video decoders"
+    there = [element for element, plugin in _DECODERS.items() if site.libraries(f"gstreamer-1.0/{plugin}")]
+    if site.is_jetson:
+        best, package = "nvv4l2decoder", "nvidia-l4t-gstreamer"
+    elif has_gpu:
+        best, package = "nvh264dec", "gstreamer1.0-plugins-bad"
+    else:
+        best, package = "avdec_h264", "gstreamer1.0-libav"
+    shown = ", ".join([*there, *(["FFmpeg in OpenCV"] if has_ffmpeg else [])])
+    if not shown:
+        return Check(name, "missing", "neither FFmpeg in OpenCV nor a GStreamer element", site.apt(package))
+    if best in there or best == "avdec_h264":
+        return Check(name, "ok", shown)
+    return Check(name, "ok", f"{shown}; {best} would decode on the GPU's own decoder", site.apt(package))
+
+
+# The plugins are in GStreamer's own modules good (v4l2), bad (nvcodec) and libav, and in NVIDIA's nvidia-l4t-gstreamer.
+_DECODERS = {
+    "nvv4l2decoder": "libgstnvvideo4linux2.so",
+    "nvh264dec": "libgstnvcodec.so",
+    "avdec_h264": "libgstlibav.so",
+    "v4l2h264dec": "libgstvideo4linux2.so",
+}
+"""Element -> file of its plugin. `v4l2h264dec` is offered only where the kernel has a decoder."""
