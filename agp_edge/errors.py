@@ -20,22 +20,37 @@ from __future__ import annotations
 from typing import ClassVar
 
 INTERRUPTED = 130
+LONGEST_QUOTE = 120
+
+
+def quote(text: object, limit: int = LONGEST_QUOTE) -> str:
+    """What a library or a file says, as a message can carry it: its first line, and of a long one the beginning."""
+    line = next(iter(str(text).strip().splitlines()), "")
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _one_line(text: str) -> str:
+    """Text on one line, with whatever could steer a terminal written out: texts in an artefact are whoever's."""
+    if text.isprintable():
+        return text
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class AgpEdgeError(Exception):
     """An error with one line that says what is wrong and one that says what to do.
 
     Args:
-        what: what is wrong, with the value that is wrong; one line.
-        hint: what to do next, if possible as a command; one line.
+        what: what is wrong, with the value that is wrong; made one line.
+        hint: what to do next, if possible as a command; made one line.
     """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, hint: str) -> None:
-        super().__init__(f"{what}\n{hint}")
-        self.what = what
-        self.hint = hint
+        self.what = _one_line(what)
+        self.hint = _one_line(hint)
+        super().__init__(f"{self.what}\n{self.hint}")
 
     def __reduce__(self) -> tuple[type[AgpEdgeError], tuple[str, str]]:
         return type(self), (self.what, self.hint)
@@ -77,6 +92,26 @@ class ArtefactError(AgpEdgeError):
     """A bundle or an engine is corrupt, or is not for this machine."""
 
     exit_code = 4
+
+
+def no_memory(work: str) -> ArtefactError:
+    """The error of a machine, or of a limit, that has too little memory for some work, as in `load x.engine`."""
+    return ArtefactError(
+        f"there is too little memory here to {work}",
+        "end what else runs here, or raise the limit of memory (ulimit -v)",
+    )
+
+
+NO_MEMORY = (
+    "bad_alloc", "bad allocation", "Failed to allocate memory", "Cannot allocate memory", "Resource temporarily unavailable",
+    "failed to map segment from shared object",
+)  # fmt: skip
+"""How native libraries, and the system below them, say that memory is at its end: of arrays, of threads, of code."""
+
+
+def is_no_memory(error: object) -> bool:
+    """Whether an exception, or what a library logged, says that there is too little memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 class WorkStoppedError(AgpEdgeError):

@@ -11,11 +11,12 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agp_edge.errors import ArtefactError, DiskFullError, InputError
+from agp_edge.errors import ArtefactError, DiskFullError, InputError, no_memory
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -66,6 +67,21 @@ def translate_read_errors(path: Path) -> Iterator[None]:
         raise InputError(
             f"cannot read {path}: {error.strerror or error}", "give a path that this user can read"
         ) from error
+
+
+@contextlib.contextmanager
+def translate_load_errors(path: Path) -> Iterator[None]:
+    """The same for what is read whole into memory.
+
+    Raises:
+        ArtefactError: there is too little memory for it.
+        InputError: as `translate_read_errors`.
+    """
+    try:
+        with translate_read_errors(path):
+            yield
+    except (MemoryError, OverflowError) as error:
+        raise no_memory(f"load {path}") from error
 
 
 @contextlib.contextmanager
@@ -155,6 +171,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, to_json(value).encode())
 
 
+READ_BYTES = 1 << 20
 MAX_JSON_DEPTH = 64
 """No artefact nests deeper; what does would only serve to exhaust whoever walks through it."""
 MAX_JSON_BYTES = 64 << 20
@@ -199,7 +216,10 @@ def read_limited(
                 raise ArtefactError(
                     f"{what} has {size:,} bytes, more than the {limit_bytes:,} allowed: {path}", again
                 )
-            data = file.read(limit_bytes + 1)
+            # By its size, not by the limit: that many bytes would be taken for the shortest file.
+            data = file.read(size + 1)
+            while len(data) <= limit_bytes and (more := file.read(READ_BYTES)):
+                data += more
     except FileNotFoundError as error:
         raise ArtefactError(f"{what} is missing: {path}", again) from error
     except OSError as error:
@@ -242,8 +262,8 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        # In one pass over a million keys, not in one for each of them.
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"key {twice[:60]!r} is there twice")
     return value
 

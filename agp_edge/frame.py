@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from agp_edge.errors import ArtefactError, InputError
+from agp_edge.errors import ArtefactError, InputError, quote
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
@@ -75,7 +75,7 @@ class FrameSpec:
             3,
         )
         if not good:
-            raise ArtefactError(f"{fields} is no frame size", "fetch or build it again")
+            raise ArtefactError(f"{quote(fields)} is no frame size", "fetch or build it again")
         return cls(**fields)
 
 

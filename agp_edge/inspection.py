@@ -304,7 +304,7 @@ def _engine(path: Path) -> Inspection:
         "trust": standing.to_dict(),
         **_threshold(sidecar.normal_scores, sidecar.provisional),
     }
-    return Inspection("engine", facts, "\n".join(lines))
+    return Inspection("engine", facts, "\n".join(map(_printable, lines)))
 
 
 def _run(path: Path) -> Inspection:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agp_edge.errors import INTERRUPTED, AgpEdgeError, InputError
+from agp_edge.errors import INTERRUPTED, AgpEdgeError, InputError, is_no_memory, no_memory
 
 if TYPE_CHECKING:
     from agp_edge.progress import Progress
@@ -50,6 +50,10 @@ def run_command(app: Callable[..., Any], *, debug: bool = False) -> int:
             return _say_usage(error)
         if debug:
             traceback.print_exc()
+        if is_no_memory(error):
+            lack = no_memory("go on")
+            print(f"error: {lack.what}\n  {lack.hint}", file=sys.stderr)
+            return lack.exit_code
         print(f"error: unexpected {type(error).__name__}: {_one_line(str(error))}", file=sys.stderr)
         hint = (
             "report what is above"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agp_edge.engines.base import Backend, Inference, Session
 from agp_edge.engines.sidecar import Sidecar, read_engine, read_sidecar
-from agp_edge.errors import InputError
+from agp_edge.errors import ArtefactError, InputError, no_memory, quote
 from agp_edge.trust import check_engine
 
 __all__ = [
@@ -52,6 +52,18 @@ def open_engine(path: Path) -> tuple[Session, Sidecar]:
         InputError: there is no such engine.
         ArtefactError: corrupt, changed, not for this machine, or not accepted by its policy.
     """
+    try:
+        return _open(path)
+    except MemoryError as error:
+        raise no_memory(f"open {path}") from error
+
+
+def _open(path: Path) -> tuple[Session, Sidecar]:
     sidecar, plan = read_engine(path)
     check_engine(path, sidecar.unsealed, sidecar.seal)
+    if sidecar.backend not in BACKENDS:
+        raise ArtefactError(
+            f"engine {path} is for backend {quote(sidecar.backend)!r}, which this version does not have",
+            "build it again: agp-edge build-engine BUNDLE",
+        )
     return get_backend(sidecar.backend).open(path, sidecar, plan), sidecar

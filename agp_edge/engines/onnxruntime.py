@@ -5,8 +5,10 @@ Its engine is the graph after ONNX Runtime's own, hardware-independent optimisat
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,14 @@ from agp_edge.engines.base import (
     refuse_precision,
 )
 from agp_edge.engines.sidecar import Sidecar
-from agp_edge.errors import ArtefactError, InputError
+from agp_edge.errors import ArtefactError, InputError, is_no_memory, no_memory, quote
 from agp_edge.extras import import_extra
 from agp_edge.frame import GRAPHS, FrameSpec, Precision
 from agp_edge.progress import Progress, silent
 
 OUTPUTS = ["score", "anomaly_map"]
+REBUILD = "build the engine again on this machine: agp-edge build-engine BUNDLE"
+FATAL = 4
 
 
 def _import() -> Any:
@@ -39,11 +43,42 @@ def _import() -> Any:
 def _options(threads: int | None = None) -> Any:
     ort = _import()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # What is an error it raises as well, and that is told in a line of ours. Its allocator logs beside the session.
+    options.log_severity_level = FATAL
+    ort.set_default_logger_severity(FATAL)
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     # A stream waits for frames most of the time: threads that spin meanwhile only take the decoder's core.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _make_session(model: str | bytes, options: Any) -> Any:
+    # Its fall-back tries the same provider once more, and prints about that on stdout.
+    return _import().InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], enable_fallback=False
+    )
+
+
+@contextlib.contextmanager
+def _translated(what: str, hint: str) -> Iterator[None]:
+    """The one seam where an error of ONNX Runtime's, which share no public base class, becomes one of ours.
+
+    Raises:
+        ArtefactError: whatever it raised, too little memory among it.
+    """
+    try:
+        yield
+    except Exception as error:
+        title = f"ONNX Runtime {_import().__version__} {what}"
+        if is_no_memory(error):
+            lack = no_memory("do it")
+            raise ArtefactError(f"{title}: {lack.what}", lack.hint) from error
+        raise ArtefactError(f"{title}: {quote(error) or type(error).__name__}", hint) from error
+
+
+def _describe(value: Any) -> tuple[str, str, list[Any]]:
+    """(name, type, shape) of an input or output."""
+    return value.name, value.type, value.shape
 
 
 class OnnxRuntimeSession(Session):
@@ -69,7 +104,7 @@ class OnnxRuntimeSession(Session):
         *,
         data: bytes | None = None,
     ) -> None:
-        ort = _import()
+        _import()
         self.frame = frame
         self.precision = precision
         # ONNX Runtime opens whatever file a graph names for its weights.
@@ -77,32 +112,37 @@ class OnnxRuntimeSession(Session):
             check_onnx(model)
         else:
             check_onnx_bytes(data, str(model))
-        try:
-            self._session = ort.InferenceSession(
-                str(model) if data is None else data, _options(threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's own errors share no public base class.
+        with _translated(f"does not load {model}", REBUILD):
+            self._session = _make_session(str(model) if data is None else data, _options(threads))
+            inputs = [_describe(value) for value in self._session.get_inputs()]
+            outputs = {value.name: _describe(value) for value in self._session.get_outputs()}
+        batch, *size = frame.batch, *frame.shape
+        score, cells = (outputs.get(name, ("", "", [])) for name in OUTPUTS)
+        fits = (
+            [value[1:] for value in inputs] == [("tensor(uint8)", [batch, *size])]
+            and score[1:] == ("tensor(float)", [batch])
+            and cells[1] == "tensor(float)"
+            and len(cells[2]) == 3
+            and cells[2][0] == batch
+        )
+        if not fits:
             raise ArtefactError(
-                f"ONNX Runtime {ort.__version__} does not load {model}: {str(error).splitlines()[0]}",
-                "build the engine again on this machine: agp-edge build-engine BUNDLE",
-            ) from error
-        inputs = self._session.get_inputs()
-        outputs = {output.name for output in self._session.get_outputs()}
-        expected = [frame.batch, *frame.shape]
-        if (
-            len(inputs) != 1
-            or inputs[0].type != "tensor(uint8)"
-            or inputs[0].shape != expected
-            or not set(OUTPUTS) <= outputs
-        ):
-            raise ArtefactError(
-                f"{model} is no graph of ours: it takes {[(i.name, i.type, i.shape) for i in inputs]} and gives {sorted(outputs)}",
-                f"expected uint8 {expected} in, score and anomaly_map out: export the run again",
+                f"{model} is no graph of ours: it takes {quote(inputs)} and gives {quote(list(outputs.values()))}",
+                f"expected uint8 {[batch, *size]} in, float32 score [N] and anomaly_map [N, h, w] out: export the run again",
             )
-        self._input = inputs[0].name
+        self._where = str(model)
+        self._input = inputs[0][0]
 
     def _infer(self, frames: NDArray[np.uint8]) -> Inference:
-        score, anomaly_map = self._session.run(OUTPUTS, {self._input: frames})
+        with _translated(f"fails in {self._where}", REBUILD):
+            score, anomaly_map = self._session.run(OUTPUTS, {self._input: frames})
+        # What a graph declares is a claim; what it gives is looked at.
+        if score.shape != frames.shape[:1] or anomaly_map.ndim != 3 or not anomaly_map.size:
+            raise ArtefactError(
+                f"{self._where} gives a score of {list(score.shape)} and a map of {list(anomaly_map.shape)} "
+                f"for {len(frames)} frames",
+                REBUILD,
+            )
         return Inference(score, anomaly_map)
 
     @property
@@ -153,13 +193,8 @@ class _OnnxRuntime:
         # Not "all": that level lays the graph out for this very CPU, and the file would fail on another.
         session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         session_options.optimized_model_filepath = str(plan)
-        try:
-            ort.InferenceSession(str(model), session_options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ArtefactError(
-                f"ONNX Runtime {ort.__version__} does not take {model}: {str(error).splitlines()[0]}",
-                "export the run again with this version of agp-edge",
-            ) from error
+        with _translated(f"does not take {model}", "export the run again with this version of agp-edge"):
+            _make_session(str(model), session_options)
         progress(1, 1)
         return BuildResult(
             ort.__version__, {"machine": platform.machine(), "provider": "CPUExecutionProvider"}, True
@@ -169,7 +204,7 @@ class _OnnxRuntime:
         machine = sidecar.device.get("machine")
         if machine != platform.machine():
             raise ArtefactError(
-                f"engine {plan} was built for {machine}, this machine is {platform.machine()}",
+                f"engine {plan} was built for {quote(machine)}, this machine is {platform.machine()}",
                 "build it here: agp-edge build-engine BUNDLE",
             )
         return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision, data=data)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agp_edge.bundle import Manifest, refuse_other_kind
-from agp_edge.errors import ArtefactError, InputError
-from agp_edge.files import read_json, sha256_bytes, sha256_file
+from agp_edge.errors import ArtefactError, InputError, quote
+from agp_edge.files import read_json, sha256_bytes, sha256_file, translate_load_errors, translate_read_errors
 from agp_edge.frame import PRECISIONS, FrameSpec, Precision
 from agp_edge.trust.seal import is_seal
 
@@ -134,11 +134,13 @@ class Sidecar:
         wrong = [k for k in kinds if k not in fields or not isinstance(fields[k], kinds[k])]
         wrong += sorted(set(fields) - set(kinds))
         if wrong:
+            names = ", ".join(quote(name, 40) for name in wrong[:3])
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise ArtefactError(
-                f"{where}: fields missing, unknown or of a wrong type: {', '.join(wrong)}", rebuild
+                f"{where}: fields missing, unknown or of a wrong type: {names}{more}", rebuild
             )
         if fields["precision"] not in PRECISIONS:
-            raise ArtefactError(f"{where}: there is no precision {fields['precision']!r}", rebuild)
+            raise ArtefactError(f"{where}: there is no precision {quote(fields['precision'])!r}", rebuild)
         if not all(type(s) in (int, float) and math.isfinite(s) for s in fields["normal_scores"]):
             raise ArtefactError(f"{where}: a normal score is no number", rebuild)
         if fields["seal"] is not None and not is_seal(fields["seal"]):
@@ -170,7 +172,9 @@ def read_sidecar(engine: Path) -> Sidecar:
         ArtefactError: no sidecar, one that cannot be read, or a plan that is not the one it names.
     """
     sidecar = _read(engine)
-    _check_plan(engine, sidecar, sha256_file(engine))
+    with translate_load_errors(engine):
+        sha256 = sha256_file(engine)
+    _check_plan(engine, sidecar, sha256)
     return sidecar
 
 
@@ -181,7 +185,8 @@ def read_engine(engine: Path) -> tuple[Sidecar, bytes]:
         InputError, ArtefactError: as `read_sidecar`.
     """
     sidecar = _read(engine)
-    plan = engine.read_bytes()
+    with translate_load_errors(engine):
+        plan = engine.read_bytes()
     _check_plan(engine, sidecar, sha256_bytes(plan))
     return sidecar, plan
 
@@ -191,7 +196,9 @@ def _read(engine: Path) -> Sidecar:
     if not engine.is_file():
         raise InputError(f"there is no engine at {engine}", "build one: agp-edge build-engine BUNDLE")
     path = sidecar_path(engine)
-    if not path.is_file():
+    with translate_read_errors(path):
+        found = path.is_file()
+    if not found:
         raise ArtefactError(
             f"sidecar of engine {engine} is missing: {path}",
             f"{path.name} must travel beside the engine: copy it from where the engine was built",

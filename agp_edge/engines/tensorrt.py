@@ -29,6 +29,7 @@ from agp_edge.engines.tensorrt_network import (
     raise_parser_error,
     set_up_dla,
 )
+from agp_edge.engines.tensorrt_opening import check_suits
 from agp_edge.engines.tensorrt_session import TensorRTSession, why_not_run
 from agp_edge.engines.timing_cache import (
     CacheKey,
@@ -38,7 +39,16 @@ from agp_edge.engines.timing_cache import (
     locked,
     save_timing_cache,
 )
-from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError
+from agp_edge.errors import (
+    AgpEdgeError,
+    ArtefactError,
+    InputError,
+    MissingExtraError,
+    is_no_memory,
+    no_memory,
+    quote,
+)
+from agp_edge.extras import check_room, check_room_of
 from agp_edge.frame import GRAPHS
 from agp_edge.machine import l4t_version
 from agp_edge.progress import Progress, silent
@@ -47,6 +57,11 @@ if TYPE_CHECKING:
     # The module is found at run time and handed to each function, which calls it `trt` too. Its calls are
     # so checked against the interfaces of TensorRT 10.3 and 11 (`make types-tensorrt`).
     import tensorrt as trt
+
+
+BUILD_MIB = 512
+"""Address space that a build of a small graph takes. With less TensorRT-RTX 1.7 may wait for ever for a thread that it
+could not start, and then no signal reaches it."""
 
 
 class _TensorRT:
@@ -73,6 +88,7 @@ class _TensorRT:
         capabilities = Capabilities.probe(module)
         strong = self._network_flags(capabilities)
         capabilities.check(title, options, on_jetson=l4t_version() is not None)
+        check_room(BUILD_MIB, f"build with {title}")
         gpus, no_gpu = probe_gpus()
         targets = choose_targets(title, capabilities.targets, options.compute_capabilities, gpus, no_gpu)
         if not TYPE_CHECKING:
@@ -108,10 +124,12 @@ class _TensorRT:
         )
 
     def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
-        return TensorRTSession(self._variant.title, self._load("running"), plan, sidecar, data)
+        module = check_suits(plan, sidecar, self._variant, probe_gpus, lambda: self._load("running"))
+        return TensorRTSession(self._variant.title, module, plan, sidecar, data)
 
     def _load(self, doing: str = "building") -> ModuleType:
         variant = self._variant
+        check_room_of(variant.module)
         try:
             return importlib.import_module(variant.module)
         except ImportError as error:
@@ -125,7 +143,7 @@ class _TensorRT:
                     "elsewhere: pip install tensorrt",
                 ) from error
             raise ArtefactError(
-                f"{variant.title} is installed but does not load: {str(error).splitlines()[0]}",
+                f"{variant.title} is installed but does not load: {quote(error) or type(error).__name__}",
                 "install it again, for this Python and this CUDA",
             ) from error
 
@@ -266,6 +284,8 @@ class _Build:
         if monitor.error:
             raise monitor.error
         if serialized is None:
+            if any(map(is_no_memory, self.log.errors)):
+                raise no_memory(f"build {model} with {self._title}")
             raise ArtefactError(
                 f"{self._title} does not build {model}: {self.log.first('no reason given')}", EXPORT_AGAIN
             )

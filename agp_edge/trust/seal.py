@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agp_edge.errors import ArtefactError, InputError
+from agp_edge.errors import ArtefactError, InputError, quote
 from agp_edge.files import to_json, translate_write_errors
 
 KEY_BYTES = 32
@@ -132,7 +132,7 @@ def check_seal(key: bytes, sidecar: Mapping[str, Any], seal: Mapping[str, Any], 
     build_here = "build it here: agp-edge build-engine BUNDLE"
     if seal.get("device") != _name(key):
         raise ArtefactError(
-            f"engine {engine} was built on another device: its seal is of {seal.get('device')}, "
+            f"engine {engine} was built on another device: its seal is of {quote(seal.get('device'), 40)}, "
             f"the key here is {_name(key)}",
             build_here,
         )

@@ -97,7 +97,7 @@ def test_a_wrong_field_is_named(
 
 def test_a_backend_that_there_is_not(tiny_engine: Path) -> None:
     change(tiny_engine, lambda v: v.update(backend="abacus"))
-    with pytest.raises(InputError, match="abacus"):
+    with pytest.raises(ArtefactError, match="is for backend 'abacus', which this version does not have"):
         open_engine(tiny_engine)
 
 

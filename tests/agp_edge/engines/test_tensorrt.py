@@ -142,10 +142,13 @@ def test_a_workspace_of_nothing(rtx: Backend, tiny_model: Path, tmp_path: Path, 
         rtx.build(tiny_model, tmp_path / "plan", BuildOptions(workspace_mib=workspace))
 
 
-def test_without_a_driver_its_engine_is_refused(rtx: Backend, tiny_model: Path, tmp_path: Path) -> None:
+def test_its_engine_is_refused_where_the_driver_is_gone(
+    rtx: Backend, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
+) -> None:
     pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
     if not probe_gpus()[1].startswith("no NVIDIA driver"):
         pytest.skip("needs a machine without a driver")
+    give_gpus("8.6")
     plan = tmp_path / "tiny.fp32.tensorrt-rtx.engine"
     result = rtx.build(tiny_model, plan, BuildOptions(compute_capabilities=("8.6",)))
     sidecar = Sidecar(
