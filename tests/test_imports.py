@@ -15,7 +15,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = ("agpnet", "export", "calib", "benchmarks")
-HEAVY = ("numpy", "cv2", "torch", "onnx", "onnxruntime", "transformers", "tensorrt", "tensorrt_rtx", *HOST)
+HEAVY = (
+    "numpy",
+    "cv2",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "transformers",
+    "tensorrt",
+    "tensorrt_rtx",
+    *HOST,
+)
 
 
 def run_python(code: str) -> str:

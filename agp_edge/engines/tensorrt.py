@@ -22,7 +22,7 @@ from agp_edge.engines.sidecar import Sidecar
 from agp_edge.engines.tensorrt_callbacks import PERCENT, BuildMonitor, ErrorLog, deferred_signals
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, MissingExtraError
 from agp_edge.files import write_bytes
-from agp_edge.frame import GRAPHS
+from agp_edge.frame import GRAPHS, Precision
 from agp_edge.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -152,11 +152,19 @@ class _TensorRT:
             return error.what
         return None
 
+    def cannot_run(self) -> str | None:
+        return (
+            f"this version of agp-edge builds {self._variant.title} engines, but has no runtime for them yet"
+        )
+
+    def refuses(self, precision: Precision) -> str | None:
+        return None if precision in GRAPHS else f"{self._variant.title} does not build {precision}"
+
     def build(
         self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
     ) -> BuildResult:
         title = self._variant.title
-        refuse_precision(title, options.precision, GRAPHS)
+        refuse_precision(self, options.precision)
         module = self._load()
         capabilities = Capabilities.probe(module)
         flags = self._network_flags(capabilities)
@@ -219,8 +227,7 @@ class _TensorRT:
 
     def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
         raise ArtefactError(
-            f"engine {plan} cannot be run: this version of agp-edge builds {self._variant.title} engines, "
-            "but has no runtime for them yet",
+            f"engine {plan} cannot be run: {self.cannot_run()}",
             "build one that runs here: agp-edge build-engine BUNDLE --backend onnxruntime",
         )
 
