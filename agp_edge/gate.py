@@ -258,6 +258,22 @@ def check_reason(accept: str | None) -> None:
         raise InputError("--accept was given no reason", "write why, as in --accept 'trial on line 3'")
 
 
+def threshold_and_gap(normal: Sequence[float], false_reject_rate: float | None = None) -> tuple[float, float]:
+    """The threshold of an artefact, and the gap between it and the median: the unit in which scores move.
+
+    Args:
+        normal: its scores of the threshold part.
+        false_reject_rate: default as `choose_threshold`.
+    """
+    threshold = choose_threshold(normal, false_reject_rate).value
+    gap = max(
+        threshold - float(np.median(normal)),
+        SMALLEST_GAP * abs(threshold),
+        float(np.finfo(np.float32).tiny),
+    )
+    return threshold, gap
+
+
 def compare(
     reference: Scores,
     candidate: Scores,
@@ -281,18 +297,13 @@ def compare(
         raise ValueError(
             f"{len(reference.gate)}, {len(candidate.gate)} scores and {len(names)} names differ in number"
         )
-    reference_threshold = choose_threshold(reference.normal, false_reject_rate).value
+    reference_threshold, gap = threshold_and_gap(reference.normal, false_reject_rate)
     candidate_threshold = choose_threshold(candidate.normal, false_reject_rate).value
     before, after = np.asarray(reference.gate, np.float64), np.asarray(candidate.gate, np.float64)
     # `not <=` rather than `>`: a score that is no number is a reject on either side.
     changed = ~(before <= reference_threshold) != ~(after <= candidate_threshold)
     flips = [name for name, flipped in zip(names, changed, strict=True) if flipped]
     n = len(names)
-    gap = max(
-        reference_threshold - float(np.median(reference.normal)),
-        SMALLEST_GAP * abs(reference_threshold),
-        float(np.finfo(np.float32).tiny),
-    )
     with np.errstate(over="ignore", invalid="ignore"):
         drift = np.abs(after - before) / gap
     correlations = map_correlations(reference.maps, candidate.maps)

@@ -1,4 +1,4 @@
-"""TensorRT-RTX as it is installed, TensorRT-RTX in place of full TensorRT, and the GPUs that a builder finds."""
+"""TensorRT-RTX as it is installed, TensorRT-RTX in place of full TensorRT, the GPUs that a builder finds; a spoilt graph."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
+import onnx
 import pytest
 
 from agp_edge.engines import get_backend
 from agp_edge.engines import tensorrt as builder
 from agp_edge.engines.base import Backend
 from agp_edge.engines.gpu import Gpu
+from agp_edge.frame import Precision
 
 
 @pytest.fixture
@@ -46,3 +49,22 @@ def give_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(builder, "probe_gpus", lambda: (gpus, "" if gpus else "no NVIDIA driver (here)"))
 
     return give
+
+
+@pytest.fixture
+def answer_otherwise() -> Callable[..., None]:
+    """`answer_otherwise(bundle, precision="int8")`: let a graph answer its score with the frame's mean colour."""
+
+    def spoil(bundle: Path, precision: Precision = "int8") -> None:
+        path = bundle / f"model.{precision}.onnx"
+        model = onnx.load(path)
+        (producer,) = (n for n in model.graph.node if "score" in n.output)
+        producer.output[list(producer.output).index("score")] = "score_before"
+        first = next(n.output[0] for n in model.graph.node if n.op_type == "Cast")
+        axes = onnx.helper.make_tensor("mean_axes", onnx.TensorProto.INT64, [3], [1, 2, 3])
+        model.graph.initializer.append(axes)
+        node = onnx.helper.make_node("ReduceMean", [first, "mean_axes"], ["score"], keepdims=0)
+        model.graph.node.append(node)
+        onnx.save(model, path)
+
+    return spoil
