@@ -46,7 +46,7 @@ class Allowance:
 ALLOWANCES: dict[Precision, Allowance] = {
     "fp32": Allowance(drift=1e-3, map_correlation=0.9999, auroc_loss=0.005),
     "fp16": Allowance(drift=0.1, map_correlation=0.99, auroc_loss=0.005),
-    "bf16": Allowance(drift=0.5, map_correlation=0.985, auroc_loss=0.005),
+    "bf16": Allowance(drift=0.5, map_correlation=0.99, auroc_loss=0.005),
     "int8": Allowance(drift=1.0, map_correlation=0.99, auroc_loss=0.005),
 }
 """Precision of the candidate -> its allowance. An artefact that answers the same to everything flips no good frame,
@@ -262,6 +262,22 @@ def check_reason(accept: str | None) -> None:
         raise InputError("--accept was given no reason", "write why, as in --accept 'trial on line 3'")
 
 
+def threshold_and_gap(normal: Sequence[float], false_reject_rate: float | None = None) -> tuple[float, float]:
+    """The threshold of an artefact, and the gap between it and the median: the unit in which scores move.
+
+    Args:
+        normal: its scores of the threshold part.
+        false_reject_rate: default as `choose_threshold`.
+    """
+    threshold = choose_threshold(normal, false_reject_rate).value
+    gap = max(
+        threshold - float(np.median(normal)),
+        SMALLEST_GAP * abs(threshold),
+        float(np.finfo(np.float32).tiny),
+    )
+    return threshold, gap
+
+
 def compare(
     reference: Scores,
     candidate: Scores,
@@ -285,14 +301,13 @@ def compare(
         raise ValueError(
             f"{len(reference.gate)}, {len(candidate.gate)} scores and {len(names)} names differ in number"
         )
-    reference_threshold = choose_threshold(reference.normal, false_reject_rate).value
+    reference_threshold, gap = threshold_and_gap(reference.normal, false_reject_rate)
     candidate_threshold = choose_threshold(candidate.normal, false_reject_rate).value
     before, after = np.asarray(reference.gate, np.float64), np.asarray(candidate.gate, np.float64)
     # `not <=` rather than `>`: a score that is no number is a reject on either side.
     changed = ~(before <= reference_threshold) != ~(after <= candidate_threshold)
     flips = [name for name, flipped in zip(names, changed, strict=True) if flipped]
     n = len(names)
-    gap = gap_of(reference.normal, reference_threshold)
     with np.errstate(over="ignore", invalid="ignore"):
         drift = np.abs(after - before) / gap
     correlations = map_correlations(reference.maps, candidate.maps)
@@ -325,15 +340,6 @@ def compare(
     return report
 
 
-def gap_of(normal: Sequence[float], threshold: float) -> float:
-    """The unit of drift: the threshold less the median of the normal scores, and never next to nothing."""
-    return max(
-        threshold - float(np.median(normal)),
-        SMALLEST_GAP * abs(threshold),
-        float(np.finfo(np.float32).tiny),
-    )
-
-
 def drift_of(reference: Sequence[float], candidate: Sequence[float]) -> float:
     """The largest difference between two artefacts' normal scores, rank by rank, in gaps of the reference.
 
@@ -346,7 +352,7 @@ def drift_of(reference: Sequence[float], candidate: Sequence[float]) -> float:
     a, b = np.sort(np.asarray(reference, np.float64)), np.sort(np.asarray(candidate, np.float64))
     if len(a) != len(b) or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
-    return float(np.abs(a - b).max(initial=0.0)) / gap_of(reference, choose_threshold(reference).value)
+    return float(np.abs(a - b).max(initial=0.0)) / threshold_and_gap(reference)[1]
 
 
 def _reasons(report: GateReport, reference_sound: bool, candidate_sound: bool) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from agp_edge.bundle import PARTS, Bundle, FramePart, Manifest, is_bundle, model_file, refuse_other_kind
 from agp_edge.datasets import check_dataset, load_dataset
-from agp_edge.engines.sidecar import is_engine, read_sidecar, sidecar_path
+from agp_edge.engines.sidecar import is_engine, pair_of, read_sidecar, sidecar_path
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import read_json, sha256_file
 from agp_edge.progress import Progress, silent
@@ -293,13 +293,17 @@ def _engine(path: Path) -> Inspection:
         f"  threshold  {_describe_threshold(sidecar.normal_scores, sidecar.provisional)}",
         f"  gate       {_describe_gate(sidecar.gate)}",
     ]
+    if path.is_symlink():
+        lines.insert(1, f"  leads to   {pair_of(path).name}")
     if sidecar.layers is not None:
         lines.append(f"  layers     {sidecar.layers.describe()}")
+    if sidecar.rebuilt is not None:
+        lines.append(f"  rebuilt    {sidecar.rebuilt.describe()}")
     if sidecar.accepted is not None:
         lines.append(f"  accepted   {sidecar.accepted}")
     facts = {
         **{k: v for k, v in sidecar.to_dict().items() if k not in ("format", "version", "normal_scores")},
-        "sidecar_sha256": sha256_file(sidecar_path(path)),
+        "sidecar_sha256": sha256_file(sidecar_path(pair_of(path))),
         "size_bytes": size,
         "trust": standing.to_dict(),
         **_threshold(sidecar.normal_scores, sidecar.provisional),

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,22 +59,22 @@ MOST_COSTLY = 6
 VIT_STEPS = 20
 """Enough that its decoder is no longer what it was drawn as; its backbone knows nothing anyway."""
 
-Times = dict[Precision, NDArray[np.float64]]
+Name = TypeVar("Name")
 
 
 def time_in_turns(
-    calls: dict[Precision, Callable[[NDArray[np.uint8]], object]],
+    calls: dict[Name, Callable[[NDArray[np.uint8]], object]],
     queries: Sequence[NDArray[np.uint8]],
     rounds: int,
     rng: np.random.Generator,
-) -> Times:
+) -> dict[Name, NDArray[np.float64]]:
     """Time every call once a round on the same frames, in an order drawn for each round.
 
     Returns:
-        Precision -> [rounds] milliseconds.
+        Name -> [rounds] milliseconds.
     """
     names = list(calls)
-    times: Times = {name: np.empty(rounds) for name in names}
+    times = {name: np.empty(rounds) for name in names}
     for turn in range(rounds):
         frames = queries[turn % len(queries)]
         for i in rng.permutation(len(names)):
@@ -82,6 +82,15 @@ def time_in_turns(
             calls[names[i]](frames)
             times[names[i]][turn] = (time.perf_counter() - begin) * 1e3
     return times
+
+
+def noise_queries(frame: FrameSpec, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
+    """Eight full batches of drawn frames."""
+    pictures = noise_frames(frame, int(rng.integers(1 << 31))).frames
+    return [
+        np.ascontiguousarray(np.take(pictures, range(n, n + frame.batch), axis=0, mode="wrap"))
+        for n in range(8)
+    ]
 
 
 def measure_latency(bundle: Bundle, threads: int, rounds: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -97,11 +106,7 @@ def measure_latency(bundle: Bundle, threads: int, rounds: int, rng: np.random.Ge
         p: OnnxRuntimeSession(bundle.model_path(p), frame, p, threads) for p in bundle.manifest.precisions
     }
     try:
-        pictures = noise_frames(frame, int(rng.integers(1 << 31))).frames
-        queries = [
-            np.ascontiguousarray(np.take(pictures, range(n, n + frame.batch), axis=0, mode="wrap"))
-            for n in range(8)
-        ]
+        queries = noise_queries(frame, rng)
         calls: dict[Precision, Callable[[NDArray[np.uint8]], object]] = {
             p: session.infer for p, session in sessions.items()
         }

@@ -108,7 +108,17 @@ def test_a_device_has_nothing_else_to_import(device: list[str]) -> None:
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(device[0])
-    for package in ("torch", "cv2", "onnx", "onnxruntime", "transformers", "agpnet", "export", "calib"):
+    for package in (
+        "torch",
+        "cv2",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "transformers",
+        "agpnet",
+        "export",
+        "calib",
+    ):
         found = subprocess.run(
             [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {device}; import {package}"],
             capture_output=True,

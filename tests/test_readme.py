@@ -50,6 +50,7 @@ def test_the_chain_by_hand(tmp_path: Path) -> None:
     assert made >= {
         "brick.bundle",
         "brick.int8.onnxruntime.engine",
+        "brick.default.engine",
         "verdicts.jsonl",
         "annotated.webm",
         "maps",

@@ -13,15 +13,22 @@ from agp_edge.errors import InputError
 
 if TYPE_CHECKING:
     from agp_edge.engines.builder import Built
+    from agp_edge.engines.choice import Choice
 
 
 def build_engine(
     bundle: Path = typer.Argument(..., metavar="BUNDLE", help="A calibrated bundle."),
-    precision: str = typer.Option("fp32", "--precision", help="fp32, fp16 or int8."),
-    all_precisions: bool = typer.Option(
-        False, "--all-precisions", help="Build each precision that the bundle has."
+    precision: str = typer.Option(
+        "auto", "--precision", help="fp32, fp16, bf16, int8; or auto: the fastest that passes."
     ),
-    backend: str = typer.Option("auto", "--backend", help="auto, onnxruntime, tensorrt or tensorrt-rtx."),
+    all_precisions: bool = typer.Option(
+        False, "--all-precisions", help="Build each precision that the bundle has, and keep each that passes."
+    ),
+    backend: str = typer.Option(
+        "auto",
+        "--backend",
+        help="onnxruntime, openvino, tensorrt, tensorrt-rtx; or auto: the fastest of those that run here.",
+    ),
     compute_capability: list[str] = typer.Option(
         [],
         "--compute-capability",
@@ -70,15 +77,19 @@ def build_engine(
 ) -> None:
     """Compile a bundle for a machine, and keep the engine only if no verdict changes.
 
+    Without a backend or a precision each that runs here is built, judged and timed, and the fastest that passes becomes
+    NAME.default.engine.
+
     Example:
 
     \b
-      agp-edge build-engine brick.bundle --precision int8
+      agp-edge build-engine brick.bundle
+      agp-edge build-engine brick.bundle --precision int8 --backend openvino
       agp-edge build-engine brick.bundle --backend tensorrt-rtx
     """
     from agp_edge.bundle import Bundle
     from agp_edge.engines.base import BuildOptions
-    from agp_edge.engines.builder import build_engine as build
+    from agp_edge.engines.choice import AUTO, choose_engine
     from agp_edge.engines.sidecar import cast_precision
     from agp_edge.evaluation import labelled_metrics
     from agp_edge.gate import check_reason, parse_rate
@@ -88,8 +99,12 @@ def build_engine(
         raise InputError(
             "--save-engine names one file, --all-precisions makes several", "leave one of them out"
         )
+    if all_precisions and precision != AUTO:
+        raise InputError(
+            f"--precision {precision} is one, --all-precisions are several", "leave one of them out"
+        )
     read = Bundle(bundle)
-    chosen = read.manifest.precisions if all_precisions else [cast_precision(precision)]
+    named = None if precision == AUTO else cast_precision(precision)
     options = BuildOptions(
         compute_capabilities=tuple(compute_capability),
         workspace_mib=workspace,
@@ -112,26 +127,52 @@ def build_engine(
             frames = frames_of_dataset(dataset, read.manifest.frame, seen_hashes(read), known)
             for warning in frames.warnings:
                 note(f"warning: {warning}")
-    results = []
-    for item in chosen:
-        with progress_bar(f"build {item}") as progress:
-            built = build(
-                read,
-                item,
-                backend,
-                options=options,
-                save_engine=save_engine,
-                accept=accept,
-                prove=rate,
-                frames=frames,
-                labelled=labelled_metrics(dataset, progress) if dataset is not None else None,
-                flips=flips,
-                progress=progress,
+    with progress_bar("build" if named is None else f"build {named}") as progress:
+        choice = choose_engine(
+            read,
+            named,
+            backend,
+            every=all_precisions,
+            options=options,
+            save_engine=save_engine,
+            accept=accept,
+            prove=rate,
+            frames=frames,
+            labelled=labelled_metrics(dataset, progress) if dataset is not None else None,
+            flips=flips,
+            progress=progress,
+        )
+    if choice.built or len(choice.candidates) > 1:
+        say(describe_choice(choice), json)
+        write_json_result(json, choice.to_dict())
+    choice.check()
+
+
+def describe_choice(choice: Choice) -> str:
+    """The engines that are in place; where there was a choice, what was tried and what it came to."""
+    lines = [describe_built(built) for built in choice.built]
+    if choice.default is not None or len(choice.candidates) > 1:
+        rows = [
+            (
+                c.backend,
+                c.precision,
+                "-" if c.size_bytes is None else f"{c.size_bytes:,}",
+                "-" if c.median_ms is None else f"{c.median_ms:.2f}",
+                c.outcome if c.error is None or c.built is None else f"{c.outcome}, accepted",
+                choice.standing(c),
             )
-        results.append(built)
-        say(describe_built(built), json)
-    values = [{"engine": str(b.path), "size_bytes": b.size_bytes, **b.sidecar.to_dict()} for b in results]
-    write_json_result(json, {"engines": values})
+            for c in choice.candidates
+        ]
+        lines.append(table(rows, ("backend", "precision", "bytes", "median ms", "gate", "")))
+    lines += [
+        f"{c.outcome}: {c.backend} {c.precision}: {c.error.what}; {c.error.hint}"
+        for c in choice.candidates
+        if c.error is not None and c.built is None
+    ]
+    lines += choice.notes
+    if choice.default is not None and choice.chosen is not None and choice.chosen.built is not None:
+        lines.append(f"{choice.default} -> {choice.chosen.built.path.name}")
+    return "\n".join(lines)
 
 
 def describe_built(built: Built) -> str:
@@ -153,6 +194,8 @@ def describe_built(built: Built) -> str:
     else:
         lines.append(f"  gate: {built.report.describe()}")
         lines += [f"    {line}" for line in built.report.describe_more()]
+    if sidecar.rebuilt is not None:
+        lines.append(f"  {sidecar.rebuilt.describe()}")
     if built.shown is not None:
         lines.append(f"  {built.shown}")
     if sidecar.accepted is not None:

@@ -27,6 +27,7 @@ __all__ = [
 
 BACKENDS = {
     "onnxruntime": "agp_edge.engines.onnxruntime",
+    "openvino": "agp_edge.engines.openvino",
     "tensorrt": "agp_edge.engines.tensorrt",
     "tensorrt-rtx": "agp_edge.engines.tensorrt",
 }

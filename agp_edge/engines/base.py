@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agp_edge.engines.sidecar import Layers as Layers
 from agp_edge.engines.sidecar import Sidecar
 from agp_edge.errors import InputError
-from agp_edge.frame import FrameSpec, Precision
+from agp_edge.frame import PRECISIONS, FrameSpec, Precision
 from agp_edge.progress import Progress, silent
 
 
@@ -156,16 +156,6 @@ NOT_FOR_A_CPU = {
 """Attribute of `BuildOptions` -> why a builder for the CPU does not take it."""
 
 
-def refuse_precision(title: str, precision: Precision, takes: tuple[Precision, ...]) -> None:
-    """Refuse a precision that a builder does not count in.
-
-    Raises:
-        InputError: it is none of `takes`.
-    """
-    if precision not in takes:
-        raise InputError(f"{title} does not build {precision}", f"take one of: {', '.join(takes)}")
-
-
 OPTION_FLAGS = {"compute_capabilities": "compute-capability", "workspace_mib": "workspace"}
 """Attribute of `BuildOptions` -> its flag, where they have different names."""
 
@@ -197,6 +187,12 @@ class Backend(Protocol):
     def unavailable(self) -> str | None:
         """Why it cannot build here, in a few words; None if it can."""
 
+    def cannot_run(self) -> str | None:
+        """Why its engines cannot be run here, in a few words; None if they can. What cannot be run is neither judged nor timed."""
+
+    def refuses(self, precision: Precision) -> str | None:
+        """Why it does not build a precision here, in a few words; None if it does. Asked only where it is available."""
+
     def build(
         self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
     ) -> BuildResult:
@@ -219,3 +215,15 @@ class Backend(Protocol):
         Raises:
             ArtefactError: the plan is not for this machine.
         """
+
+
+def refuse_precision(backend: Backend, precision: Precision) -> None:
+    """Refuse a precision that a builder does not count in.
+
+    Raises:
+        InputError: it is none of those that it builds here.
+    """
+    reason = backend.refuses(precision)
+    if reason is not None:
+        taken = [other for other in PRECISIONS if backend.refuses(other) is None]
+        raise InputError(reason, f"take one of: {', '.join(taken)}")

@@ -14,17 +14,15 @@ from agp_edge.engines import get_backend
 from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.measure import HeldOut, Labelled, frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import open_graph
+from agp_edge.engines.rebuild import compare_rebuilt, previous_sidecar, refusal_of
 from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
 from agp_edge.engines.sidecar import SUFFIX, Sidecar, engine_name, sidecar_path
-from agp_edge.errors import ArtefactError, DiskFullError, InputError
+from agp_edge.errors import ArtefactError, DiskFullError, GateError, InputError
 from agp_edge.files import flush, sha256_file, translate_write_errors, write_json
 from agp_edge.frame import Precision, graph_of
 from agp_edge.gate import GateReport, Scores, check_reason
 from agp_edge.progress import Progress, silent
 from agp_edge.trust import check_can_seal, seal_engine
-
-AUTO_ORDER = ("tensorrt", "onnxruntime")
-"""What `auto` tries: a GPU that is here first. TensorRT-RTX is asked for by name: its GPU may be elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +46,10 @@ class Built:
     notes: tuple[str, ...] = ()
 
 
-def choose_backend(name: str) -> str:
-    """The backend that `auto` means here, or the one that is named.
-
-    Raises:
-        InputError: it does not exist, or none is available.
-    """
-    if name != "auto":
-        get_backend(name)
-        return name
-    reasons = []
-    for candidate in AUTO_ORDER:
-        reason = get_backend(candidate).unavailable()
-        if reason is None:
-            return candidate
-        reasons.append(f"{candidate}: {reason}")
-    raise InputError(
-        f"no backend is available here ({'; '.join(reasons)})",
-        "install one: pip install 'agp-edge[onnxruntime]'",
-    )
-
-
 def build_engine(
     bundle: Bundle,
     precision: Precision,
-    backend_name: str = "auto",
+    backend_name: str = "onnxruntime",
     *,
     options: BuildOptions | None = None,
     save_engine: Path | None = None,
@@ -87,8 +64,8 @@ def build_engine(
 
     Args:
         bundle: verified, and calibrated: without normal scores there are no verdicts to keep.
-        precision: which of its graphs.
-        backend_name: a key of `agp_edge.engines.BACKENDS`, or `auto`.
+        precision: what it counts in.
+        backend_name: a key of `agp_edge.engines.BACKENDS`.
         options: of the build.
         save_engine: where to put the plan; by default beside the bundle, under its proper name.
         accept: a reason for which an engine that the gate does not pass is put in place all the same.
@@ -100,20 +77,41 @@ def build_engine(
 
     Raises:
         InputError: a bundle without this precision, an empty reason, or a wrong option.
-        GateError: the gate refused or was inconclusive; nothing is put in place, and an earlier engine stays.
+        GateError: the gate refused or was inconclusive, or the engine answers otherwise than the one in its place;
+            nothing is put in place, and an earlier engine stays.
         ArtefactError: the graph or the machine does not suit the backend.
+    """
+    check_bundle(bundle, accept)
+    get_backend(backend_name)
+    bundle.model_path(graph_of(precision))
+    target = engine_target(bundle, precision, backend_name, save_engine)
+    check_folder(refusal_folder(target, flips))
+    with Workbench(bundle, target.parent, options, prove, frames, labelled, progress) as bench:
+        return bench.finish(bench.draft(precision, backend_name, target), accept, flips)
+
+
+def check_bundle(bundle: Bundle, accept: str | None) -> None:
+    """Before any work: can an engine be built from a bundle, judged, and sealed?
+
+    Raises:
+        InputError: an empty reason, or a bundle that is not calibrated.
+        ArtefactError: a policy requires a seal that this device cannot make.
     """
     check_reason(accept)
     check_can_seal(bundle.signer)
-    backend_name = choose_backend(backend_name)
-    backend = get_backend(backend_name)
     if not bundle.manifest.calibrated:
         raise InputError(
             f"bundle {bundle.path} is not calibrated: it has no thresholds",
             f"run: agp-edge calibrate {bundle.path} DATA",
         )
-    model = bundle.model_path(graph_of(precision))
-    options = replace(options or BuildOptions(), precision=precision)
+
+
+def engine_target(bundle: Bundle, precision: Precision, backend_name: str, save_engine: Path | None) -> Path:
+    """Where an engine goes: beside its bundle under its proper name, or where it was asked for.
+
+    Raises:
+        InputError: what is there is no engine, or the name is none.
+    """
     target = save_engine or bundle.path.parent / engine_name(bundle.manifest, precision, backend_name)
     if target.is_dir():
         raise InputError(f"{target} is a folder", "give --save-engine a file name")
@@ -125,18 +123,119 @@ def build_engine(
             f"{target} is there without {sidecar_path(target).name}: it may be no engine, and would be lost",
             "give --save-engine another name",
         )
-    shown_in = refusal_folder(target, flips)
-    check_folder(shown_in)
-    with translate_write_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".agp-edge-build-", dir=target.parent)
-    with scratch as folder:
-        plan = Path(folder) / target.name
-        graph = _own_graph(bundle, graph_of(precision), Path(folder))
+    return target
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An engine that is compiled and judged, and not yet in place.
+
+    Attributes:
+        target: where it is to go.
+        plan: where it is, hidden beside that.
+        sidecar: what is known of it, but for `accepted` and `seal`.
+        report: the gate's, or None where it cannot be run here.
+        scores: what it measured; None as `report`.
+        notes: what the builder wants the user to know.
+    """
+
+    target: Path
+    plan: Path
+    sidecar: Sidecar
+    report: GateReport | None
+    scores: Scores | None
+    notes: tuple[str, ...] = ()
+
+    def refusal(self, shown: str | None = None) -> GateError | None:
+        """Why it may not be put in place without `--accept`; None if it may.
+
+        Args:
+            shown: where the refused frames can be seen, for the hint.
+        """
+        name = self.target.name
+        if self.report is not None:
+            try:
+                self.report.check(name, shown=shown)
+            except GateError as error:
+                return error
+        return refusal_of(self.sidecar.rebuilt, name, self.sidecar.precision)
+
+
+class Workbench:
+    """A hidden folder in which engines of one bundle are made and judged, before any of them has a name.
+
+    Args:
+        bundle: checked by `check_bundle`.
+        beside: the folder that engines go to: a rename there needs no space.
+        options, prove, frames, labelled, progress: as `build_engine`.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        beside: Path,
+        options: BuildOptions | None = None,
+        prove: float | None = None,
+        frames: HeldOut | None = None,
+        labelled: Labelled | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.bundle = bundle
+        self.progress = progress
+        self._options = options or BuildOptions()
+        self._prove = prove
+        self._frames = frames
+        self._labelled = labelled
+        self._reference: Scores | None = None
+        with translate_write_errors(beside):
+            beside.mkdir(parents=True, exist_ok=True)
+            self._scratch = tempfile.TemporaryDirectory(prefix=".agp-edge-build-", dir=beside)
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.cleanup()
+
+    @property
+    def frames(self) -> HeldOut:
+        """What everything is measured on.
+
+        Raises:
+            ArtefactError: the bundle carries none, and none were given.
+        """
+        self._frames = self._frames or frames_of_bundle(self.bundle)
+        return self._frames
+
+    def measure_reference(self) -> Scores:
+        """What the bundle's FP32 graph says here, measured once.
+
+        Raises:
+            ArtefactError: it does not score as where the bundle was made: nothing can be held against it.
+        """
+        if self._reference is None:
+            check_self_test(self.bundle)
+            with open_graph(self.bundle) as session:
+                self._reference = measure(session, self.frames, self.progress, self._labelled)
+        return self._reference
+
+    def draft(self, precision: Precision, backend_name: str, target: Path) -> Draft:
+        """Compile an engine, and judge it if it runs here; nothing is put in place.
+
+        Raises:
+            InputError, ArtefactError, DiskFullError: as `build_engine`.
+        """
+        bundle, backend = self.bundle, get_backend(backend_name)
+        model = bundle.model_path(graph_of(precision))
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+        plan = folder / target.name
+        graph = _own_graph(bundle, graph_of(precision), folder)
         start = time.monotonic()
         try:
             with translate_write_errors(target):
-                result = backend.build(graph, plan, options, progress)
+                result = backend.build(
+                    graph, plan, replace(self._options, precision=precision), self.progress
+                )
         except ArtefactError as error:
             # A library that could not write its plan says anything but that.
             if shutil.disk_usage(folder).free < model.stat().st_size:
@@ -158,25 +257,51 @@ def build_engine(
             gate=None,
             layers=result.layers,
         )
-        report = shown = None
-        if result.runs_here:
-            frames = frames or frames_of_bundle(bundle)
-            both = _measure(bundle, plan, sidecar, frames, labelled, progress)
-            report = judge(*both, frames, prove=prove)
-            shown = show_refusal(shown_in, "build-engine", target.name, report, both, frames)
-            if accept is None:
-                report.check(target.name, shown=shown)
-            sidecar = replace(
-                sidecar,
-                normal_scores=sorted(both[1].normal),
-                provisional=frames.provisional,
-                gate=report.to_dict(),
-            )
-        passed = report is not None and report.outcome == "passed"
-        sidecar = replace(sidecar, accepted=_accepted(bundle, precision, None if passed else accept))
-        sidecar = replace(sidecar, seal=seal_engine(sidecar.unsealed, bundle.signer))
-        _install(plan, target, sidecar)
-    return Built(target, sidecar, target.stat().st_size, report, shown, result.notes)
+        if not result.runs_here:
+            return Draft(target, plan, sidecar, None, None, result.notes)
+        reference = self.measure_reference()
+        with backend.open(plan, sidecar) as session:
+            scores = measure(session, self.frames, self.progress, self._labelled)
+        report = judge(reference, scores, self.frames, prove=self._prove)
+        sidecar = replace(
+            sidecar,
+            normal_scores=sorted(scores.normal),
+            provisional=self.frames.provisional,
+            gate=report.to_dict(),
+        )
+        before = previous_sidecar(target, sidecar)
+        if before is not None:
+            rebuilt = compare_rebuilt(before, scores, reference, report, self.frames)
+            sidecar = replace(sidecar, rebuilt=rebuilt)
+        return Draft(target, plan, sidecar, report, scores, result.notes)
+
+    def show(self, draft: Draft, flips: Path | None) -> str | None:
+        """As `show_refusal`: the frames that a draft is refused for, or clear away an earlier refusal's."""
+        if draft.report is None or draft.scores is None:
+            return None
+        folder = refusal_folder(draft.target, flips)
+        both = self.measure_reference(), draft.scores
+        return show_refusal(folder, "build-engine", draft.target.name, draft.report, both, self.frames)
+
+    def finish(self, draft: Draft, accept: str | None, flips: Path | None) -> Built:
+        """Put a draft in place with its sidecar, if it may be.
+
+        Raises:
+            GateError: it may not, and no reason was given to accept it.
+        """
+        shown = self.show(draft, flips)
+        refusal = draft.refusal(shown)
+        if refusal is not None and accept is None:
+            raise refusal
+        passed = draft.report is not None and refusal is None
+        sidecar = replace(
+            draft.sidecar,
+            accepted=_accepted(self.bundle, draft.sidecar.precision, None if passed else accept),
+        )
+        sidecar = replace(sidecar, seal=seal_engine(sidecar.unsealed, self.bundle.signer))
+        _install(draft.plan, draft.target, sidecar)
+        size = draft.target.stat().st_size
+        return Built(draft.target, sidecar, size, draft.report, shown, draft.notes)
 
 
 def _own_graph(bundle: Bundle, precision: Precision, folder: Path) -> Path:
@@ -198,26 +323,6 @@ def _accepted(bundle: Bundle, precision: Precision, here: str | None) -> str | N
     before = bundle.manifest.artefacts.get(graph_of(precision), {}).get("accepted")
     reasons = [f"in the bundle: {before}"] if before else []
     return "; ".join([*reasons, *([here] if here else [])]) or None
-
-
-def _measure(
-    bundle: Bundle,
-    plan: Path,
-    sidecar: Sidecar,
-    frames: HeldOut,
-    labelled: Labelled | None,
-    progress: Progress,
-) -> tuple[Scores, Scores]:
-    """Measure the FP32 reference and the plan, both here and now.
-
-    Raises:
-        ArtefactError: the reference does not score here as where the bundle was made; nothing can be held against it.
-    """
-    check_self_test(bundle)
-    with open_graph(bundle) as session:
-        reference = measure(session, frames, progress, labelled)
-    with get_backend(sidecar.backend).open(plan, sidecar) as session:
-        return reference, measure(session, frames, progress, labelled)
 
 
 def _install(plan: Path, target: Path, sidecar: Sidecar) -> None:

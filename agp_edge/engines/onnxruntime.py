@@ -6,8 +6,11 @@ Its engine is the graph after ONNX Runtime's own, hardware-independent optimisat
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from agp_edge.engines.base import (
     Session,
     refuse_precision,
 )
-from agp_edge.engines.sidecar import Sidecar
+from agp_edge.engines.sidecar import Layers, Sidecar
 from agp_edge.errors import ArtefactError, InputError, is_no_memory, no_memory, quote
 from agp_edge.extras import import_extra
 from agp_edge.frame import GRAPHS, FrameSpec, Precision
@@ -173,6 +176,35 @@ def open_graph(bundle: Bundle, precision: Precision = "fp32") -> OnnxRuntimeSess
     return OnnxRuntimeSession(model, bundle.manifest.frame, precision, data=bundle.model_bytes(precision))
 
 
+def executed_layers(model: Path) -> Layers | None:
+    """What ONNX Runtime executes of a graph, by its own profile of one run on black frames.
+
+    The file of an engine does not tell: when it is loaded, nodes are still fused and laid out for this very CPU. A node
+    counts by its operator and by the type of what goes into it first: a product of `uint8` is an integer product.
+
+    Returns:
+        None where the profile cannot be written or read.
+    """
+    with tempfile.TemporaryDirectory(prefix="agp-edge-profile-") as folder:
+        options = _options()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "run")
+        session = _make_session(str(model), options)
+        frames = {item.name: np.zeros(item.shape, np.uint8) for item in session.get_inputs()}
+        session.run(OUTPUTS, frames)
+        try:
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            nodes = [
+                event["args"]
+                for event in events
+                if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+            ]
+            counts = Counter((n["op_name"], next(iter(n["input_type_shape"][0]), "?")) for n in nodes)
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            return None
+    return Layers("the runtime", counts) if counts else None
+
+
 class _OnnxRuntime:
     name = "onnxruntime"
 
@@ -183,11 +215,17 @@ class _OnnxRuntime:
             return error.what
         return None
 
+    def cannot_run(self) -> str | None:
+        return self.unavailable()
+
+    def refuses(self, precision: Precision) -> str | None:
+        return None if precision in GRAPHS else f"ONNX Runtime does not build {precision}"
+
     def build(
         self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
     ) -> BuildResult:
         ort = _import()
-        refuse_precision("ONNX Runtime", options.precision, GRAPHS)
+        refuse_precision(self, options.precision)
         options.refuse("ONNX Runtime", NOT_FOR_A_CPU)
         session_options = _options()
         # Not "all": that level lays the graph out for this very CPU, and the file would fail on another.
@@ -195,9 +233,10 @@ class _OnnxRuntime:
         session_options.optimized_model_filepath = str(plan)
         with _translated(f"does not take {model}", "export the run again with this version of agp-edge"):
             _make_session(str(model), session_options)
+            layers = executed_layers(plan)
         progress(1, 1)
         return BuildResult(
-            ort.__version__, {"machine": platform.machine(), "provider": "CPUExecutionProvider"}, True
+            ort.__version__, {"machine": platform.machine(), "provider": "CPUExecutionProvider"}, True, layers
         )
 
     def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:

@@ -61,6 +61,55 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class Rebuilt:
+    """How an engine answers otherwise than the one that stood in its place, built from the same bundle.
+
+    Attributes:
+        previous: hash of that one's plan.
+        previous_version: of the backend that built it.
+        drift_max: by how much a normal score moved, the sorted lists held side by side, in gaps of the previous one.
+        noise: up to how much two builds of this precision differ and are still alike.
+        flips: names of the gate frames whose verdict it changed.
+    """
+
+    previous: str
+    previous_version: str
+    drift_max: float
+    noise: float
+    flips: list[str]
+
+    def describe(self) -> str:
+        """One line, for a person."""
+        flips = f", and {len(self.flips)} verdicts changed: {', '.join(self.flips[:8])}" if self.flips else ""
+        return (
+            f"it answers otherwise than the engine of {self.previous_version} that was here "
+            f"({self.previous[:12]}): a score moved by {self.drift_max:.2g} gaps, "
+            f"{self.noise:g} is usual{flips}"
+        )
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], where: str) -> Rebuilt:
+        """Read what `vars` of one wrote.
+
+        Raises:
+            ArtefactError: it is something else.
+        """
+        kinds = {
+            "previous": str, "previous_version": str, "drift_max": (int, float), "noise": (int, float), "flips": list,
+        }  # fmt: skip
+        good = set(value) == set(kinds) and all(
+            isinstance(value[key], kind) and not isinstance(value[key], bool)  # type: ignore[arg-type]
+            for key, kind in kinds.items()
+        )
+        if not good or not all(isinstance(name, str) for name in value["flips"]):
+            raise ArtefactError(
+                f"{where}: what it says of the engine before it cannot be read",
+                "build it again: agp-edge build-engine BUNDLE",
+            )
+        return cls(**value)
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """What `….engine.json` says.
 
@@ -79,6 +128,7 @@ class Sidecar:
         seal: this device's, where a policy accepts the signer of the bundle; see `agp_edge.trust.seal`.
         provisional: the normal scores are of images that the network was trained on, and promise nothing.
         layers: what it is made of; None where nobody could be asked.
+        rebuilt: how it answers otherwise than the engine that it replaced; None where it does not, or replaced none.
     """
 
     name: str
@@ -96,6 +146,7 @@ class Sidecar:
     provisional: bool = False
     seal: dict[str, Any] | None = None
     layers: Layers | None = None
+    rebuilt: Rebuilt | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is written."""
@@ -105,6 +156,7 @@ class Sidecar:
             **vars(self),
             "frame": self.frame.to_dict(),
             "layers": self.layers.to_dict() if self.layers else None,
+            "rebuilt": dict(vars(self.rebuilt)) if self.rebuilt else None,
         }
 
     @property
@@ -129,6 +181,7 @@ class Sidecar:
             "plan_sha256": (str,), "bundle_sha256": (str,), "device": (dict,), "build_seconds": (int, float),
             "normal_scores": (list,), "gate": (dict, type(None)), "accepted": (str, type(None)),
             "provisional": (bool,), "seal": (dict, type(None)), "layers": (dict, type(None)),
+            "rebuilt": (dict, type(None)),
         }  # fmt: skip
         fields = {k: v for k, v in value.items() if k not in ("format", "version")}
         wrong = [k for k in kinds if k not in fields or not isinstance(fields[k], kinds[k])]
@@ -146,12 +199,23 @@ class Sidecar:
         if fields["seal"] is not None and not is_seal(fields["seal"]):
             raise ArtefactError(f"{where}: its seal is none", rebuild)
         layers = Layers.from_dict(fields["layers"], where) if fields["layers"] is not None else None
-        return cls(**{**fields, "frame": FrameSpec.from_dict(fields["frame"]), "layers": layers})
+        rebuilt = Rebuilt.from_dict(fields["rebuilt"], where) if fields["rebuilt"] is not None else None
+        frame = FrameSpec.from_dict(fields["frame"])
+        return cls(**{**fields, "frame": frame, "layers": layers, "rebuilt": rebuilt})
 
 
 def sidecar_path(engine: Path) -> Path:
     """Where an engine's sidecar lies."""
     return engine.with_name(engine.name + ".json")
+
+
+def pair_of(engine: Path) -> Path:
+    """The engine that a path leads to, whose sidecar lies beside it: itself, or where a link to one leads.
+
+    Plan and sidecar of a default engine are two links. Whoever follows the first alone has a pair that belongs together,
+    also in the moment in which the two are replaced.
+    """
+    return engine.resolve() if engine.is_symlink() else engine
 
 
 def engine_name(manifest: Manifest, precision: Precision, backend: str) -> str:
@@ -171,9 +235,10 @@ def read_sidecar(engine: Path) -> Sidecar:
         InputError: there is no such engine, or it is a bundle, a run, a sidecar or an ONNX graph.
         ArtefactError: no sidecar, one that cannot be read, or a plan that is not the one it names.
     """
-    sidecar = _read(engine)
-    with translate_load_errors(engine):
-        sha256 = sha256_file(engine)
+    pair = pair_of(engine)
+    sidecar = _read(pair)
+    with translate_load_errors(pair):
+        sha256 = sha256_file(pair)
     _check_plan(engine, sidecar, sha256)
     return sidecar
 
@@ -184,9 +249,10 @@ def read_engine(engine: Path) -> tuple[Sidecar, bytes]:
     Raises:
         InputError, ArtefactError: as `read_sidecar`.
     """
-    sidecar = _read(engine)
-    with translate_load_errors(engine):
-        plan = engine.read_bytes()
+    pair = pair_of(engine)
+    sidecar = _read(pair)
+    with translate_load_errors(pair):
+        plan = pair.read_bytes()
     _check_plan(engine, sidecar, sha256_bytes(plan))
     return sidecar, plan
 

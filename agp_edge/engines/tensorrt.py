@@ -49,7 +49,7 @@ from agp_edge.errors import (
     quote,
 )
 from agp_edge.extras import check_room, check_room_of
-from agp_edge.frame import GRAPHS
+from agp_edge.frame import GRAPHS, Precision
 from agp_edge.machine import l4t_version
 from agp_edge.progress import Progress, silent
 
@@ -79,11 +79,18 @@ class _TensorRT:
             return error.what
         return None
 
+    def cannot_run(self) -> str | None:
+        gpus, no_gpu = probe_gpus()
+        return why_not_run(gpus, no_gpu, [gpu.compute_capability for gpu in gpus[:1]])
+
+    def refuses(self, precision: Precision) -> str | None:
+        return None if precision in GRAPHS else f"{self._variant.title} does not build {precision}"
+
     def build(
         self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
     ) -> BuildResult:
         title = self._variant.title
-        refuse_precision(title, options.precision, GRAPHS)
+        refuse_precision(self, options.precision)
         module = self._load()
         capabilities = Capabilities.probe(module)
         strong = self._network_flags(capabilities)

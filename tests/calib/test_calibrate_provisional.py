@@ -78,7 +78,8 @@ def test_a_threshold_that_promises_nothing_says_so(
     assert {t["provisional"] for t in told["thresholds"].values()} == {True}
     assert {t["bound_95"] for t in told["thresholds"].values()} == {1.0}
     built = few.with_name("part.fp32.onnxruntime.engine")
-    code, out, _ = command("build-engine", few, "--backend", "onnxruntime", "--accept", "first week")
+    fp32 = ["--backend", "onnxruntime", "--precision", "fp32"]
+    code, out, _ = command("build-engine", few, *fp32, "--accept", "first week")
     assert code == 0
     assert read_sidecar(built).provisional
     for path in (few, built):
@@ -115,7 +116,7 @@ def test_it_gives_way_to_enough_new_images(
     assert "provisional" not in json.dumps(manifest.artefacts)
     assert result.splits["gate"] >= 16
     assert not set(manifest.trained) & {*manifest.splits["gate"], *manifest.splits["threshold"]}
-    assert command("build-engine", few, "--backend", "onnxruntime")[0] == 0
+    assert command("build-engine", few, "--backend", "onnxruntime", "--precision", "fp32")[0] == 0
     assert not read_sidecar(few.with_name("part.fp32.onnxruntime.engine")).provisional
 
 

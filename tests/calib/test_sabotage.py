@@ -180,12 +180,13 @@ def test_build_engine_refuses_a_spoilt_scale_and_keeps_what_was_there(
     bundle_copy: Path, reseal: Reseal, command: Command
 ) -> None:
     engine = bundle_copy.parent / "part.int8.onnxruntime.engine"
-    assert command("build-engine", bundle_copy, "--precision", "int8")[0] == 0
+    int8 = ["--backend", "onnxruntime", "--precision", "int8"]
+    assert command("build-engine", bundle_copy, *int8)[0] == 0
     before = {p.name: p.read_bytes() for p in bundle_copy.parent.iterdir() if p.is_file()}
     spoil_file(bundle_copy / "model.int8.onnx", zero_a_layer)
     reseal(bundle_copy)
     flips = bundle_copy.parent / "flips"
-    code, out, err = command("build-engine", bundle_copy, "--precision", "int8", "--flips", flips)
+    code, out, err = command("build-engine", bundle_copy, *int8, "--flips", flips)
     assert (code, out) == (3, "")
     assert str(flips / f"{engine.name}.refused") in err.splitlines()[-1]
     assert list((flips / f"{engine.name}.refused").glob("*.png"))

@@ -30,7 +30,8 @@ def refused(result: tuple[int, str, str], code: int, message: str) -> None:
 
 
 def test_build_engine_builds_all_and_tells(bundle_copy: Path, command: Command) -> None:
-    code, out, _ = command("build-engine", bundle_copy, "--all-precisions", "--json", "-")
+    options: list[Any] = ["--backend", "onnxruntime"]
+    code, out, _ = command("build-engine", bundle_copy, *options, "--all-precisions", "--json", "-")
     assert code == 0
     told = json.loads(out)["engines"]
     assert [e["precision"] for e in told] == ["fp32", "fp16", "int8"]
@@ -40,7 +41,8 @@ def test_build_engine_builds_all_and_tells(bundle_copy: Path, command: Command) 
         assert engine["size_bytes"] == path.stat().st_size
         assert engine["plan_sha256"] == read_sidecar(path).plan_sha256
         assert engine["gate"]["outcome"] == "passed"
-    code, out, _ = command("build-engine", bundle_copy, "--save-engine", bundle_copy.parent / "x.engine")
+    options += ["--precision", "fp32", "--save-engine", bundle_copy.parent / "x.engine"]
+    code, out, _ = command("build-engine", bundle_copy, *options)
     assert code == 0
     assert out.splitlines()[0] == str(bundle_copy.parent / "x.engine")
     assert "gate: PASSED: 0 flips in n = 16" in out
@@ -54,6 +56,8 @@ def test_build_engine_builds_all_and_tells(bundle_copy: Path, command: Command) 
         (["--accept", "  "], "--accept was given no reason"),
         (["--prove", "half"], "'half' is no rate"),
         (["--all-precisions", "--save-engine", "x.engine"], "--save-engine names one file"),
+        (["--all-precisions", "--precision", "int8"], "--precision int8 is one"),
+        (["--backend", "onnxruntime", "--precision", "bf16"], "does not build bf16"),
         (["--backend", "onnxruntime", "--compute-capability", "8.6"], "takes no --compute-capability"),
     ],
 )
@@ -76,9 +80,25 @@ def test_build_engine_of_no_bundle_and_of_a_changed_one(
 def test_build_engine_proves_or_says_how_many_are_missing(
     calibrated_bundle: Path, tmp_path: Path, command: Command
 ) -> None:
-    options = ["--save-engine", tmp_path / "x.engine", "--prove"]
+    options = [
+        "--backend",
+        "onnxruntime",
+        "--precision",
+        "fp32",
+        "--save-engine",
+        tmp_path / "x.engine",
+        "--prove",
+    ]
     refused(command("build-engine", calibrated_bundle, *options, "0.5%"), 3, "not below 0.500%")
     assert command("build-engine", calibrated_bundle, *options, "0.2")[0] == 0
+    every = ["--backend", "onnxruntime", "--all-precisions", "--prove", "0.5%", "--json", "-"]
+    code, out, err = command("build-engine", calibrated_bundle, *every)
+    assert code == 3
+    told = json.loads(out)
+    assert (told["engines"], told["default"]) == ([], None)
+    assert [c["outcome"] for c in told["candidates"]] == ["refused"] * 3
+    assert "no engine passes: onnxruntime fp32: " in err.splitlines()[-2]
+    assert "582 more gate frames" in err.splitlines()[-1]
 
 
 def test_verify_says_what_was_checked(
@@ -152,7 +172,8 @@ def test_data_with_labels_tells_of_auroc(
     tests_alone = tmp_path / "tests"
     for part in ("test", "ground_truth"):
         shutil.copytree(sample_data / "brick" / part, tests_alone / "brick" / part)
-    options = ["--precision", "int8", "--save-engine", tmp_path / "x.engine", "--data", tests_alone]
+    options = ["--precision", "int8", "--backend", "onnxruntime", "--save-engine", tmp_path / "x.engine"]
+    options += ["--data", tests_alone]
     code, out, _ = command("build-engine", calibrated_bundle, *options)
     assert code == 0
     assert "image AUROC" in out
@@ -166,7 +187,7 @@ def test_build_engine_on_other_good_images(
     calibrated_bundle: Path, sample_data: Path, tmp_path: Path, command: Command
 ) -> None:
     manifest = Bundle(calibrated_bundle).manifest
-    options = ["--save-engine", tmp_path / "x.engine"]
+    options = ["--backend", "onnxruntime", "--precision", "fp32", "--save-engine", tmp_path / "x.engine"]
     assert command("build-engine", calibrated_bundle, *options, "--data", sample_data)[0] == 0
     sidecar = read_sidecar(tmp_path / "x.engine")
     assert sidecar.gate is not None

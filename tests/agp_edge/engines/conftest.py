@@ -1,4 +1,4 @@
-"""TensorRT-RTX as it is installed, TensorRT-RTX in place of full TensorRT, and the GPUs that a builder finds."""
+"""TensorRT-RTX as it is installed, TensorRT-RTX in place of full TensorRT, the GPUs that a builder finds; a spoilt graph."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from agp_edge.engines import get_backend
 from agp_edge.engines import tensorrt as builder
 from agp_edge.engines.base import Backend
 from agp_edge.engines.gpu import Gpu
+from agp_edge.frame import Precision
 
 
 @pytest.fixture
@@ -63,3 +65,22 @@ def no_cuda_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     # None in sys.modules is Python's own way to say that a module is not there.
     for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
         monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def answer_otherwise() -> Callable[..., None]:
+    """`answer_otherwise(bundle, precision="int8")`: let a graph answer its score with the frame's mean colour."""
+
+    def spoil(bundle: Path, precision: Precision = "int8") -> None:
+        path = bundle / f"model.{precision}.onnx"
+        model = onnx.load(path)
+        (producer,) = (n for n in model.graph.node if "score" in n.output)
+        producer.output[list(producer.output).index("score")] = "score_before"
+        first = next(n.output[0] for n in model.graph.node if n.op_type == "Cast")
+        axes = onnx.helper.make_tensor("mean_axes", onnx.TensorProto.INT64, [3], [1, 2, 3])
+        model.graph.initializer.append(axes)
+        node = onnx.helper.make_node("ReduceMean", [first, "mean_axes"], ["score"], keepdims=0)
+        model.graph.node.append(node)
+        onnx.save(model, path)
+
+    return spoil

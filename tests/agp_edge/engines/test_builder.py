@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import onnx
 import pytest
 
 from agp_edge.bundle import Bundle
-from agp_edge.engines import builder, open_engine, read_sidecar
+from agp_edge.engines import open_engine, read_sidecar
 from agp_edge.engines.base import BuildOptions
-from agp_edge.engines.builder import Built, build_engine, check_self_test, choose_backend
+from agp_edge.engines.builder import Built, build_engine, check_self_test
 from agp_edge.engines.refusal import refusal_folder
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import ArtefactError, DiskFullError, GateError, InputError
@@ -31,19 +30,6 @@ class SmallDisk(Protocol):
 
     def leave(self, free_bytes: int) -> None: ...
     def listing(self) -> dict[str, bytes]: ...
-
-
-def answer_otherwise(bundle: Path, precision: Precision = "int8") -> None:
-    """Make a graph answer its score with the frame's mean colour: no network, but a graph of our interface."""
-    path = bundle / f"model.{precision}.onnx"
-    model = onnx.load(path)
-    (producer,) = (n for n in model.graph.node if "score" in n.output)
-    producer.output[list(producer.output).index("score")] = "score_before"
-    first = next(n.output[0] for n in model.graph.node if n.op_type == "Cast")
-    axes = onnx.helper.make_tensor("mean_axes", onnx.TensorProto.INT64, [3], [1, 2, 3])
-    model.graph.initializer.append(axes)
-    model.graph.node.append(onnx.helper.make_node("ReduceMean", [first, "mean_axes"], ["score"], keepdims=0))
-    onnx.save(model, path)
 
 
 def left(folder: Path) -> list[str]:
@@ -102,14 +88,16 @@ def test_an_engine_goes_beside_the_bundle_under_its_proper_name(bundle_copy: Pat
     assert left(bundle_copy.parent) == [made.path.name, f"{made.path.name}.json"]
 
 
-def test_a_refused_engine_leaves_nothing_behind(bundle_copy: Path, reseal: Reseal, command: Command) -> None:
+def test_a_refused_engine_leaves_nothing_behind(
+    answer_otherwise: Callable[..., None], bundle_copy: Path, reseal: Reseal, command: Command
+) -> None:
     answer_otherwise(bundle_copy)
     reseal(bundle_copy)
     with pytest.raises(GateError, match=r"flipped on \d+ of 16 frames: \w+/train/good"):
         build_engine(Bundle(bundle_copy), "int8", "onnxruntime")
     shown = "part.int8.onnxruntime.engine.refused"
     assert left(bundle_copy.parent) == [shown], "the frames to look at, and no engine"
-    code, out, err = command("build-engine", bundle_copy, "--precision", "int8")
+    code, out, err = command("build-engine", bundle_copy, "--precision", "int8", "--backend", "onnxruntime")
     assert (code, out) == (3, "")
     assert err.splitlines()[-2].startswith("error: the gate refuses part.int8.onnxruntime.engine")
     assert f"see both maps in {bundle_copy.parent / shown}" in err.splitlines()[-1]
@@ -119,10 +107,21 @@ def test_a_refused_engine_leaves_nothing_behind(bundle_copy: Path, reseal: Resea
     assert [f["name"] for f in record["frames"]] == record["gate"]["flips"]
 
 
-def test_an_accepted_engine_says_why_for_good(bundle_copy: Path, reseal: Reseal, command: Command) -> None:
+def test_an_accepted_engine_says_why_for_good(
+    answer_otherwise: Callable[..., None], bundle_copy: Path, reseal: Reseal, command: Command
+) -> None:
     answer_otherwise(bundle_copy)
     reseal(bundle_copy)
-    code, out, _ = command("build-engine", bundle_copy, "--precision", "int8", "--accept", "trial on line 3")
+    code, out, _ = command(
+        "build-engine",
+        bundle_copy,
+        "--precision",
+        "int8",
+        "--backend",
+        "onnxruntime",
+        "--accept",
+        "trial on line 3",
+    )
     assert code == 0
     assert "accepted by hand: trial on line 3" in out
     sidecar = read_sidecar(bundle_copy.parent / "part.int8.onnxruntime.engine")
@@ -143,7 +142,16 @@ def accept_in(bundle: Path, precision: Precision, reason: str) -> None:
 
 def test_what_was_accepted_in_the_bundle_follows_every_engine(bundle_copy: Path, command: Command) -> None:
     accept_in(bundle_copy, "int8", "trial on line 3")
-    code, out, _ = command("build-engine", bundle_copy, "--precision", "int8", "--accept", "not needed")
+    code, out, _ = command(
+        "build-engine",
+        bundle_copy,
+        "--precision",
+        "int8",
+        "--backend",
+        "onnxruntime",
+        "--accept",
+        "not needed",
+    )
     assert code == 0
     assert "accepted by hand: in the bundle: trial on line 3" in out
     engine = bundle_copy.parent / "part.int8.onnxruntime.engine"
@@ -163,7 +171,9 @@ def test_what_was_accepted_in_the_bundle_follows_every_engine(bundle_copy: Path,
     assert made.sidecar.accepted is None
 
 
-def test_a_refusal_keeps_the_engine_that_was_there(bundle_copy: Path, reseal: Reseal) -> None:
+def test_a_refusal_keeps_the_engine_that_was_there(
+    answer_otherwise: Callable[..., None], bundle_copy: Path, reseal: Reseal
+) -> None:
     made = build_engine(Bundle(bundle_copy), "int8", "onnxruntime")
     before = {p.name: p.read_bytes() for p in bundle_copy.parent.iterdir() if p.is_file()}
     good = (bundle_copy / "model.int8.onnx").read_bytes()
@@ -302,23 +312,13 @@ def test_a_place_that_cannot_be_written_is_refused(calibrated_bundle: Path, tmp_
         build_engine(bundle, "fp32", save_engine=tmp_path / "file" / "x.engine")
 
 
-def test_auto_takes_what_is_available_and_says_why_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no backend 'gpu'"):
-        choose_backend("gpu")
-    assert choose_backend("tensorrt-rtx") == "tensorrt-rtx"
-
-    class Nothing:
-        def unavailable(self) -> str:
-            return "not here"
-
-    assert choose_backend("auto") in builder.AUTO_ORDER
-    monkeypatch.setattr(builder, "get_backend", lambda name: Nothing())
-    with pytest.raises(InputError, match="tensorrt: not here; onnxruntime: not here"):
-        choose_backend("auto")
-
-
 def test_the_self_test_finds_a_graph_that_answers_differently(
-    bundle_copy: Path, exported_bundle: Path, tmp_path: Path, reseal: Reseal, command: Command
+    answer_otherwise: Callable[..., None],
+    bundle_copy: Path,
+    exported_bundle: Path,
+    tmp_path: Path,
+    reseal: Reseal,
+    command: Command,
 ) -> None:
     check_self_test(Bundle(bundle_copy))
     code, out, _ = command("verify", bundle_copy)

@@ -15,7 +15,7 @@ from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import sha256_file, write_json
-from agp_edge.frame import FrameSpec
+from agp_edge.frame import GRAPHS, FrameSpec
 
 pytest.importorskip("onnxruntime")
 
@@ -170,3 +170,19 @@ def test_it_can_build_here() -> None:
 def test_no_such_backend() -> None:
     with pytest.raises(InputError, match="abacus"):
         get_backend("abacus")
+
+
+def test_layers_are_what_was_executed(calibrated_bundle: Path, tmp_path: Path) -> None:
+    found = {}
+    for precision in GRAPHS:
+        model = calibrated_bundle / f"model.{precision}.onnx"
+        layers = get_backend("onnxruntime").build(model, tmp_path / precision, BuildOptions()).layers
+        assert layers is not None
+        assert layers.source == "the runtime"
+        found[precision] = layers.counts
+    assert {p for kind, p in found["fp32"] if kind != "Cast"} == {"float"}
+    assert any(p == "float16" for _, p in found["fp16"])
+    # Which kernel multiplies integers depends on the version; that one does, and that none did before, does not.
+    products = {kind: n for (kind, p), n in found["int8"].items() if p == "uint8" and kind != "Cast"}
+    assert sum(n for kind, n in products.items() if "MatMul" in kind or "Gemm" in kind) >= 8
+    assert not [p.name for p in tmp_path.iterdir() if p.suffix == ".json"], "its profile is gone"

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from agp_edge.engines import open_engine
-from agp_edge.engines.sidecar import Sidecar, cast_precision, is_engine, read_sidecar, sidecar_path
+from agp_edge.engines.sidecar import (
+    Layers,
+    Rebuilt,
+    Sidecar,
+    cast_precision,
+    is_engine,
+    read_sidecar,
+    sidecar_path,
+)
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError
 from agp_edge.files import write_json
 from agp_edge.frame import FrameSpec
@@ -36,6 +44,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         normal_scores=[0.25, 0.5],
         gate={"verdict": "PASS"},
         accepted="a trial on the bench",
+        layers=Layers("the runtime", {("FullyConnected", "i8"): 9, ("MVN", "f32"): 5}),
+        rebuilt=Rebuilt("c" * 64, "tensorrt-rtx 1.6", 0.25, 0.1, ["good/1.png"]),
     )
     write_json(tmp_path / "s.json", sidecar.to_dict())
     assert Sidecar.from_dict(json.loads((tmp_path / "s.json").read_text()), "s.json") == sidecar
@@ -71,6 +81,9 @@ def test_a_changed_byte_of_the_plan(tiny_engine: Path) -> None:
     assert info.value.exit_code == 4
 
 
+REBUILT = {"previous": "a" * 64, "previous_version": "1", "drift_max": 0.1, "noise": 0.01, "flips": []}
+
+
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
@@ -83,6 +96,14 @@ def test_a_changed_byte_of_the_plan(tiny_engine: Path) -> None:
         (lambda v: v.update(normal_scores=["low"]), "normal score"),
         (lambda v: v.update(normal_scores=[0.1, float("nan")]), "NaN is no JSON"),
         (lambda v: v.update(normal_scores=[float("inf")]), "Infinity is no JSON"),
+        (lambda v: v.pop("rebuilt"), "rebuilt"),
+        (lambda v: v.update(rebuilt={"previous": "a"}), "of the engine before it cannot be read"),
+        (
+            lambda v: v.update(rebuilt={**REBUILT, "drift_max": True}),
+            "of the engine before it cannot be read",
+        ),
+        (lambda v: v.update(rebuilt={**REBUILT, "flips": [7]}), "of the engine before it cannot be read"),
+        (lambda v: v.update(rebuilt={**REBUILT, "colour": "red"}), "of the engine before it cannot be read"),
         (lambda v: v["frame"].update(width=0), "no frame size"),
         (lambda v: v["frame"].pop("height"), "height"),
     ],
@@ -140,7 +161,9 @@ def test_no_mutated_sidecar_brings_it_down(tiny_engine: Path) -> None:
     assert refused > 200
 
 
-@pytest.mark.parametrize("key", ["frame", "device", "normal_scores", "gate", "precision", "build_seconds"])
+@pytest.mark.parametrize(
+    "key", ["frame", "device", "normal_scores", "gate", "precision", "build_seconds", "rebuilt"]
+)
 @pytest.mark.parametrize("value", [None, True, -1, 1e308, "", "x", [], [None], [[]], {}, {"a": {}}])
 def test_no_field_of_another_type_brings_it_down(tiny_engine: Path, key: str, value: Any) -> None:
     change(tiny_engine, lambda v: v.update({key: value}))

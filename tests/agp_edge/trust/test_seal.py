@@ -234,6 +234,26 @@ def test_a_sealed_engine_opens_with_the_standard_library_alone(
     open_engine(engine)[0].close()
 
 
+def test_the_default_engine_is_sealed_as_the_one_it_leads_to(
+    signed: Path, policy: Path, command: Command
+) -> None:
+    code, _, err = command("build-engine", signed, "--accept", "sixteen frames are not there")
+    assert code == 0, err
+    (default,) = signed.parent.glob("*.default.engine")
+    assert default.is_symlink()
+    assert read_sidecar(default).seal is not None
+    open_engine(default)[0].close()
+    assert "accepted by policy" in command("verify", default)[1]
+    engine = default.resolve()
+    change_sidecar(engine, lambda value: value.update(normal_scores=[0.5] * 99))
+    with pytest.raises(ArtefactError, match="its seal does not fit"):
+        open_engine(default)
+    # A link to another engine, or to a pair without a seal, brings nobody past the policy.
+    change_sidecar(engine, lambda value: value.update(seal=None))
+    with pytest.raises(ArtefactError, match="has no seal"):
+        open_engine(default)
+
+
 def test_nothing_is_built_that_could_not_be_sealed(signed: Path, policy: Path, command: Command) -> None:
     (policy.parent / "device.key").unlink()
     code, _, err = command("build-engine", signed, "--backend", "onnxruntime")
