@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
@@ -211,6 +211,7 @@ def benchmark_engine(
     warmup_ms: float = 200.0,
     rate: float | None = None,
     seed: int = 0,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Open an engine, measure it, and report what a result file keeps.
 
@@ -221,6 +222,7 @@ def benchmark_engine(
         data: an image, a video, a data set or a folder of images; noise without it.
         objectives: held against the latencies; see `objective.raise_if_missed`.
         scenario, duration_s, warmup_ms, rate, seed: as in `run_benchmark`.
+        begin: told when engine and frames are there and the measurement begins.
 
     Raises:
         InputError: no such engine, scenario or data.
@@ -231,6 +233,7 @@ def benchmark_engine(
         supply = noise_frames(session.frame, seed) if data is None else recorded_frames(data, session.frame)
         machine = describe_machine()
         began = datetime.now(timezone.utc)
+        begin()
         result = run_benchmark(
             session,
             supply.frames,

@@ -48,7 +48,6 @@ def benchmark(
     from agp_edge.objective import parse_objective, raise_if_missed
 
     objectives = [parse_objective(text) for text in slo]
-    note(f"measuring {engine.name}, {scenario}, for {duration_s:g} s; leave the machine alone meanwhile")
     report = benchmark_engine(
         engine,
         scenario,
@@ -58,6 +57,10 @@ def benchmark(
         warmup_ms=warmup_ms,
         rate=rate,
         seed=seed,
+        # An engine that does not open is told in its two lines alone.
+        begin=lambda: note(
+            f"measuring {engine.name}, {scenario}, for {duration_s:g} s; leave the machine alone meanwhile"
+        ),
     )
     write_json_result(json_file, report)
     say(describe_benchmark(report), json_file)

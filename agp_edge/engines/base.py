@@ -110,6 +110,7 @@ class BuildOptions:
         workspace_mib: limit of the builder's scratch memory, in MiB; None leaves it to the builder.
         timing_cache: file that keeps measured tactics between builds.
         precision: what the engine counts in; it says which graph of the bundle was given.
+        frame: what the graph must take; None holds it against no frame.
         optimization_level: how long the builder searches, 0 to 5; None leaves it to the builder.
         dla: core of the Deep Learning Accelerator to build for; what it cannot run goes to the GPU.
         version_compatible: the plan is to load in later versions of the library.
@@ -120,6 +121,7 @@ class BuildOptions:
     workspace_mib: int | None = None
     timing_cache: Path | None = None
     precision: Precision = "fp32"
+    frame: FrameSpec | None = None
     optimization_level: int | None = None
     dla: int | None = None
     version_compatible: bool = False

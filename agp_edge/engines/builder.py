@@ -233,9 +233,8 @@ class Workbench:
         start = time.monotonic()
         try:
             with translate_write_errors(target):
-                result = backend.build(
-                    graph, plan, replace(self._options, precision=precision), self.progress
-                )
+                options = replace(self._options, precision=precision, frame=bundle.manifest.frame)
+                result = backend.build(graph, plan, options, self.progress)
         except ArtefactError as error:
             # A library that could not write its plan says anything but that.
             if shutil.disk_usage(folder).free < model.stat().st_size:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -76,7 +77,19 @@ def _translated(what: str, hint: str) -> Iterator[None]:
         if is_no_memory(error):
             lack = no_memory("do it")
             raise ArtefactError(f"{title}: {lack.what}", lack.hint) from error
-        raise ArtefactError(f"{title}: {quote(error) or type(error).__name__}", hint) from error
+        raise ArtefactError(f"{title}: {_reason(error)}", hint) from error
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says, without its code, the file that it was given, and the place in its own source."""
+    text = str(error)
+    for prefix in (
+        r"\[ONNXRuntimeError\] : \d+ : \w+ : ",
+        r"Load model from .*? failed: ?",
+        r"\S+\.(cc|h):\d+ \S.*?\) ",
+    ):
+        text = re.sub(f"^{prefix}", "", text)
+    return quote(text) or type(error).__name__
 
 
 def _describe(value: Any) -> tuple[str, str, list[Any]]:

@@ -294,7 +294,7 @@ class _OpenVino:
         refuse_precision(self, options.precision)
         options.refuse("OpenVINO", NOT_FOR_A_CPU)
         data = model.read_bytes()
-        compiled = compile_graph(data, str(model), None, options.precision)
+        compiled = compile_graph(data, str(model), options.frame, options.precision)
         plan.write_bytes(data)
         progress(1, 1)
         return BuildResult(

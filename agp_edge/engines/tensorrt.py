@@ -49,7 +49,7 @@ from agp_edge.errors import (
     quote,
 )
 from agp_edge.extras import check_room, check_room_of
-from agp_edge.frame import GRAPHS, Precision
+from agp_edge.frame import GRAPHS, FrameSpec, Precision
 from agp_edge.machine import l4t_version
 from agp_edge.progress import Progress, silent
 
@@ -103,7 +103,7 @@ class _TensorRT:
         key = CacheKey.of(gpus[0], trt.__version__) if capabilities.timing_cache else None
         weak = options.dla is not None and capabilities.dla == "weak"
         with _Build(title, module, progress) as build:
-            build.parse(model, 0 if weak else strong)
+            build.parse(model, 0 if weak else strong, options.frame)
             if not weak:
                 check_types(build.layers, options.precision, model)
             build.configure(options, [capabilities.targets[t] for t in targets if capabilities.targets])
@@ -211,7 +211,7 @@ class _Build:
         # The network first: what the parser made of a graph is as large as the graph.
         self.__dict__.pop("network", None)
 
-    def parse(self, model: Path, flags: int) -> None:
+    def parse(self, model: Path, flags: int, frame: FrameSpec | None) -> None:
         """Read a graph into a network, and hold that against our interface.
 
         Raises:
@@ -225,7 +225,7 @@ class _Build:
         # By path, not by bytes: the messages then name the file.
         if not parser.parse_from_file(str(model)):
             raise_parser_error(parser, f"{self._title} does not take {model}")
-        check_interface(self._module, self.network, model)
+        check_interface(self._module, self.network, model, frame)
         self.layers = count_layers(self.network)
 
     def configure(self, options: BuildOptions, targets: list[str]) -> None:

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agp_edge.engines.sidecar import Layers
-from agp_edge.errors import ArtefactError
-from agp_edge.frame import Precision
+from agp_edge.errors import ArtefactError, quote
+from agp_edge.frame import FrameSpec, Precision
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -51,16 +51,19 @@ def raise_parser_error(parser: trt.OnnxParser, what: str) -> NoReturn:
     raise ArtefactError(f"{what}: {where}{reason}{more}", EXPORT_AGAIN)
 
 
-def check_interface(module: ModuleType, network: trt.INetworkDefinition, model: Path) -> None:
+def check_interface(
+    module: ModuleType, network: trt.INetworkDefinition, model: Path, frame: FrameSpec | None
+) -> None:
     """Hold a parsed network against our interface; without a GPU its plan could not be asked any more.
 
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
         network: an `INetworkDefinition`.
         model: the graph it came from, for the error.
+        frame: what its bundle says that it takes; None for any.
 
     Raises:
-        ArtefactError: as `check_tensors`.
+        ArtefactError: as `check_tensors`, or it takes another frame.
     """
 
     def describe(tensor: trt.ITensor) -> Tensor:
@@ -69,6 +72,11 @@ def check_interface(module: ModuleType, network: trt.INetworkDefinition, model: 
     inputs = [describe(network.get_input(i)) for i in range(network.num_inputs)]
     outputs = [describe(network.get_output(i)) for i in range(network.num_outputs)]
     check_tensors(module, inputs, outputs, str(model), "export the run again")
+    expected = [frame.batch, *frame.shape] if frame is not None else inputs[0][2]
+    if inputs[0][2] != expected:
+        raise ArtefactError(
+            f"{model} takes frames of {inputs[0][2]}, its bundle says {expected}", "export the run again"
+        )
 
 
 def check_tensors(
@@ -104,7 +112,7 @@ def check_tensors(
         )
     if not good:
         raise ArtefactError(
-            f"{whose} is no graph of ours: it takes {inputs} and gives {outputs}",
+            f"{whose} is no graph of ours: it takes {quote(inputs)} and gives {quote(outputs)}",
             f"expected uint8 [N, H, W, C] in, float32 score [N] and anomaly_map [N, h, w] out: {remedy}",
         )
 

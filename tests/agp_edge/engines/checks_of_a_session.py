@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agp_edge.engines import Session, Sidecar, open_engine
+from agp_edge.engines import Session, Sidecar, open_engine, tensorrt
+from agp_edge.engines.gpu import Gpu
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import AgpEdgeError, ArtefactError, DeviceLostError, WorkStoppedError
 from agp_edge.files import sha256_file, write_json
@@ -54,6 +55,8 @@ def open_plan(driver: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         plan: bytes = write_plan(SHAPE), device: dict[str, Any] | None = None, **attributes: Any
     ) -> Session:
         monkeypatch.setitem(sys.modules, "tensorrt", make_module(driver, **attributes))
+        # Which GPU is here is asked beforehand, and has tests of its own; these are of what the session asks.
+        monkeypatch.setattr(tensorrt, "probe_gpus", lambda: ([Gpu(0, "stand-in", "8.7")], ""))
         path = tmp_path / "tiny.fp32.tensorrt.engine"
         path.write_bytes(plan)
         here = {"machine": platform.machine(), "compute_capabilities": ["8.7"], **(device or {})}

@@ -1,4 +1,4 @@
-"""What is asked before a TensorRT plan is opened, and in which order: machine, driver, GPU, module, version, runtime."""
+"""What is asked before a TensorRT plan is opened, and in which order: machine, driver, GPU, module, version."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from agp_edge.engines import Sidecar, gpu, open_engine, read_sidecar
 from agp_edge.engines import tensorrt as builder
 from agp_edge.engines.base import Backend, BuildOptions
 from agp_edge.engines.sidecar import sidecar_path
+from agp_edge.engines.tensorrt_capabilities import VARIANTS
+from agp_edge.engines.tensorrt_opening import check_suits
 from agp_edge.errors import ArtefactError, InputError, MissingExtraError
 from agp_edge.files import sha256_file, write_json
 from agp_edge.frame import FrameSpec
@@ -46,6 +48,15 @@ def refused(engine: Path, match: str, kind: type[InputError | ArtefactError] = A
         open_engine(engine)
     assert type(info.value) is kind
     return info.value.hint
+
+
+def suits(engine: Path, module: types.ModuleType) -> bool:
+    """Whether a plan passes everything that is asked before CUDA and a runtime are."""
+    sidecar = read_sidecar(engine)
+    found = check_suits(
+        engine, sidecar, VARIANTS[sidecar.backend], vars(builder)["probe_gpus"], lambda: module
+    )
+    return found is module
 
 
 @pytest.fixture
@@ -103,7 +114,7 @@ def test_a_hardware_compatible_plan_runs_from_ampere_on(
 ) -> None:
     engine = engine_of(tmp_path, compute_capabilities=["8.0"], hardware_compatible=True)
     give_gpus("12.0")
-    refused(engine, "no runtime for them yet")
+    assert suits(engine, full)
     give_gpus("7.5")
     refused(engine, "the GPU here is a GPU, 7.5")
 
@@ -138,7 +149,7 @@ def test_then_a_module_that_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("built", "here", "compatible", "suits"),
+    ("built", "here", "compatible", "read"),
     [
         ("10.13.0", "10.13.0", False, True),
         ("10.13.0.35", "10.13.0", False, False),
@@ -159,16 +170,17 @@ def test_versions(
     built: str,
     here: str,
     compatible: Any,
-    suits: bool,
+    read: bool,
 ) -> None:
     vars(full)["__version__"] = here
     give_gpus("8.7")
     device = {"version_compatible": compatible} if compatible else {}
     engine = engine_of(tmp_path, version=built, **device)
-    hint = refused(
-        engine, "no runtime for them yet" if suits else f"was built with TensorRT .*{here} is installed"
-    )
-    assert suits or hint.endswith("build-engine BUNDLE --backend tensorrt")
+    if read:
+        assert suits(engine, full)
+    else:
+        hint = refused(engine, f"was built with TensorRT .*{here} is installed")
+        assert hint.endswith("build-engine BUNDLE --backend tensorrt")
 
 
 def test_no_object_of_tensorrt_is_made(
@@ -180,7 +192,7 @@ def test_no_object_of_tensorrt_is_made(
     give_gpus("8.6")
     refused(engine_of(tmp_path), "the GPU here is")
     give_gpus("8.7")
-    refused(engine_of(tmp_path), "no runtime for them yet")
+    assert suits(engine_of(tmp_path), full)
     assert made == []
 
 
@@ -219,6 +231,6 @@ def test_a_plan_of_tensorrt_rtx_itself(
     give_gpus("8.9")
     refused(plan, r"compute capability 8\.6, the GPU here is a GPU, 8\.9")
     give_gpus("8.6")
-    refused(plan, "no runtime for them yet")
+    assert suits(plan, importlib.import_module("tensorrt_rtx"))
     write_json(sidecar_path(plan), replace(sidecar, backend_version="1.0").to_dict())
     refused(plan, r"built with TensorRT-RTX 1\.0, .* is installed here")
