@@ -1,6 +1,7 @@
-"""ONNX Runtime on the CPU: the backend that runs everywhere.
+"""ONNX Runtime: the backend that runs everywhere, on the CPU, or on a GPU where its CUDA provider is.
 
-Its engine is the graph after ONNX Runtime's own, hardware-independent optimisation, saved as plain ONNX.
+Its engine is the graph after ONNX Runtime's own, hardware-independent optimisation, saved as plain ONNX. The sidecar says for
+which provider: an engine for CUDA is refused where CUDA is not, and never run on the CPU instead.
 """
 
 from __future__ import annotations
@@ -29,13 +30,17 @@ from agp_edge.engines.base import (
     Session,
     refuse_precision,
 )
+from agp_edge.engines.gpu import probe_gpus
 from agp_edge.engines.sidecar import Layers, Sidecar
-from agp_edge.errors import ArtefactError, InputError, is_no_memory, no_memory, quote
+from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, is_no_memory, no_memory, quote
 from agp_edge.extras import import_extra
 from agp_edge.frame import GRAPHS, FrameSpec, Precision
 from agp_edge.progress import Progress, silent
 
 OUTPUTS = ["score", "anomaly_map"]
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CUDA_SETTINGS = {"use_tf32": "0"}
+"""By default it rounds the factors of FP32 products to ten bits, which is no FP32."""
 REBUILD = "build the engine again on this machine: agp-edge build-engine BUNDLE"
 FATAL = 4
 
@@ -56,11 +61,26 @@ def _options(threads: int | None = None) -> Any:
     return options
 
 
-def _make_session(model: str | bytes, options: Any) -> Any:
-    # Its fall-back tries the same provider once more, and prints about that on stdout.
-    return _import().InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], enable_fallback=False
-    )
+def _make_session(model: str | bytes, options: Any, provider: str = CPU) -> Any:
+    """A session on a provider and no other.
+
+    Raises:
+        ArtefactError: ONNX Runtime leaves the provider out, as where CUDA's libraries do not load.
+    """
+    chosen: Any = (CUDA, CUDA_SETTINGS) if provider == CUDA else provider
+    # Its fall-back tries the same provider once more, or the CPU instead, and prints about that on stdout.
+    session = _import().InferenceSession(model, options, providers=[chosen], enable_fallback=False)
+    if provider not in session.get_providers():
+        raise ArtefactError(
+            f"ONNX Runtime does not start its {provider} here",
+            "see what is missing: agp-edge doctor; on the CPU: CUDA_VISIBLE_DEVICES= agp-edge build-engine BUNDLE",
+        )
+    return session
+
+
+def choose_provider() -> str:
+    """Where engines that are built here are to run: on the GPU if ONNX Runtime can use one and the driver offers one."""
+    return CUDA if CUDA in _import().get_available_providers() and probe_gpus()[0] else CPU
 
 
 @contextlib.contextmanager
@@ -72,6 +92,8 @@ def _translated(what: str, hint: str) -> Iterator[None]:
     """
     try:
         yield
+    except AgpEdgeError:
+        raise
     except Exception as error:
         title = f"ONNX Runtime {_import().__version__} {what}"
         if is_no_memory(error):
@@ -106,6 +128,7 @@ class OnnxRuntimeSession(Session):
         precision: what its graph is, for reports.
         threads: threads inside an operator; all of this process's cores by default.
         data: the bytes that were verified: then the file is not read again.
+        provider: `CPU` or `CUDA`.
 
     Raises:
         ArtefactError: ONNX Runtime does not load it, or its inputs and outputs are not ours.
@@ -119,8 +142,10 @@ class OnnxRuntimeSession(Session):
         threads: int | None = None,
         *,
         data: bytes | None = None,
+        provider: str = CPU,
     ) -> None:
         _import()
+        self._provider = provider
         self.frame = frame
         self.precision = precision
         # ONNX Runtime opens whatever file a graph names for its weights.
@@ -129,7 +154,7 @@ class OnnxRuntimeSession(Session):
         else:
             check_onnx_bytes(data, str(model))
         with _translated(f"does not load {model}", REBUILD):
-            self._session = _make_session(str(model) if data is None else data, _options(threads))
+            self._session = _make_session(str(model) if data is None else data, _options(threads), provider)
             inputs = [_describe(value) for value in self._session.get_inputs()]
             outputs = {value.name: _describe(value) for value in self._session.get_outputs()}
         batch, *size = frame.batch, *frame.shape
@@ -166,9 +191,9 @@ class OnnxRuntimeSession(Session):
         """See `Session.runtime`: frames stay in the memory that they were given in."""
         return {
             "library": f"onnxruntime {_import().__version__}",
-            "device": "cpu",
+            "device": "cuda" if self._provider == CUDA else "cpu",
             "threads": self._session.get_session_options().intra_op_num_threads,
-            "transfers": False,
+            "transfers": self._provider == CUDA,
             "cuda_graphs": False,
             "spin_wait": False,
         }
@@ -189,7 +214,7 @@ def open_graph(bundle: Bundle, precision: Precision = "fp32") -> OnnxRuntimeSess
     return OnnxRuntimeSession(model, bundle.manifest.frame, precision, data=bundle.model_bytes(precision))
 
 
-def executed_layers(model: Path) -> Layers | None:
+def executed_layers(model: Path, provider: str = CPU) -> Layers | None:
     """What ONNX Runtime executes of a graph, by its own profile of one run on black frames.
 
     The file of an engine does not tell: when it is loaded, nodes are still fused and laid out for this very CPU. A node
@@ -202,7 +227,7 @@ def executed_layers(model: Path) -> Layers | None:
         options = _options()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "run")
-        session = _make_session(str(model), options)
+        session = _make_session(str(model), options, provider)
         frames = {item.name: np.zeros(item.shape, np.uint8) for item in session.get_inputs()}
         session.run(OUTPUTS, frames)
         try:
@@ -240,17 +265,17 @@ class _OnnxRuntime:
         ort = _import()
         refuse_precision(self, options.precision)
         options.refuse("ONNX Runtime", NOT_FOR_A_CPU)
+        provider = choose_provider()
         session_options = _options()
         # Not "all": that level lays the graph out for this very CPU, and the file would fail on another.
         session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         session_options.optimized_model_filepath = str(plan)
         with _translated(f"does not take {model}", "export the run again with this version of agp-edge"):
-            _make_session(str(model), session_options)
-            layers = executed_layers(plan)
+            _make_session(str(model), session_options, provider)
+            layers = executed_layers(plan, provider)
         progress(1, 1)
-        return BuildResult(
-            ort.__version__, {"machine": platform.machine(), "provider": "CPUExecutionProvider"}, True, layers
-        )
+        device = {"machine": platform.machine(), "provider": provider}
+        return BuildResult(ort.__version__, device, True, layers)
 
     def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
         machine = sidecar.device.get("machine")
@@ -259,7 +284,16 @@ class _OnnxRuntime:
                 f"engine {plan} was built for {quote(machine)}, this machine is {platform.machine()}",
                 "build it here: agp-edge build-engine BUNDLE",
             )
-        return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision, data=data)
+        provider = sidecar.device.get("provider", CPU)
+        if provider not in (CPU, CUDA):
+            raise ArtefactError(
+                f"engine {plan} was built for provider {quote(provider)}, which this agp-edge does not know",
+                REBUILD,
+            )
+        if provider == CUDA and choose_provider() != CUDA:
+            lack = probe_gpus()[1] or "this ONNX Runtime has no CUDA provider"
+            raise ArtefactError(f"engine {plan} was built for CUDA: {lack}", REBUILD)
+        return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision, data=data, provider=provider)
 
 
 def get_backend(name: str) -> Backend:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import platform
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from agp_edge.engines import get_backend, open_engine, read_sidecar
+from agp_edge.engines import onnxruntime as backend
 from agp_edge.engines.base import BuildOptions
+from agp_edge.engines.gpu import Gpu
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import ArtefactError, InputError
@@ -117,6 +120,60 @@ def test_an_engine_of_another_machine_is_refused(tiny_engine: Path) -> None:
     with pytest.raises(ArtefactError, match="built for vax") as info:
         open_engine(tiny_engine)
     assert info.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("provider", "told"),
+    [
+        ("CUDAExecutionProvider", "was built for CUDA: no NVIDIA driver"),
+        (
+            "TensorrtExecutionProvider",
+            "for provider TensorrtExecutionProvider, which this agp-edge does not know",
+        ),
+        (7, "for provider 7, which this agp-edge does not know"),
+    ],
+)
+def test_an_engine_of_another_provider_is_refused_and_never_run_on_the_cpu(
+    tiny_engine: Path, provider: object, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "probe_gpus", lambda: ([], "no NVIDIA driver (here)"))
+    value = read_json_sidecar(tiny_engine)
+    write_json(sidecar_path(tiny_engine), {**value, "device": {**value["device"], "provider": provider}})
+    with pytest.raises(ArtefactError, match=re.escape(told)) as info:
+        open_engine(tiny_engine)
+    assert info.value.exit_code == 4
+
+
+def test_a_gpu_is_taken_where_there_is_one_and_the_cpu_never_in_its_place(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    assert backend.choose_provider() == "CPUExecutionProvider"
+    monkeypatch.setattr(backend, "probe_gpus", lambda: ([Gpu(0, "a GPU", "8.7")], ""))
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert backend.choose_provider() == "CPUExecutionProvider", "this ONNX Runtime has no CUDA"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    assert backend.choose_provider() == "CUDAExecutionProvider"
+    # It said that it could, and cannot: as where the libraries of CUDA are missing.
+    with pytest.raises(ArtefactError, match="ONNX Runtime"):
+        backend.get_backend("onnxruntime").build(tiny_model, tmp_path / "plan", BuildOptions())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_says_what_the_cpu_says(tiny_model: Path, tmp_path: Path) -> None:
+    if backend.choose_provider() != "CUDAExecutionProvider":
+        pytest.skip("needs a GPU and onnxruntime-gpu")
+    built = backend.get_backend("onnxruntime").build(tiny_model, tmp_path / "plan", BuildOptions())
+    assert built.device["provider"] == "CUDAExecutionProvider"
+    frame = FrameSpec(64, 48, 3)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3)).astype(np.uint8)
+    with (
+        OnnxRuntimeSession(tiny_model, frame) as cpu,
+        OnnxRuntimeSession(tmp_path / "plan", frame, provider="CUDAExecutionProvider") as gpu,
+    ):
+        np.testing.assert_allclose(gpu.infer(frames).score, cpu.infer(frames).score, rtol=1e-4)
+        assert gpu.runtime["device"] == "cuda"
 
 
 def test_a_plan_that_is_no_graph_is_refused(tiny_engine: Path) -> None:
