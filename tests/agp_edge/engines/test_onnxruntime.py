@@ -137,8 +137,8 @@ def test_an_engine_of_another_provider_is_refused_and_never_run_on_the_cpu(
     tiny_engine: Path, provider: object, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "probe_gpus", lambda: ([], "no NVIDIA driver (here)"))
-    value = read_json_sidecar(tiny_engine)
-    write_json(sidecar_path(tiny_engine), {**value, "device": {**value["device"], "provider": provider}})
+    device = {"machine": platform.machine(), "provider": provider}
+    write_json(sidecar_path(tiny_engine), {**read_json_sidecar(tiny_engine), "device": device})
     with pytest.raises(ArtefactError, match=re.escape(told)) as info:
         open_engine(tiny_engine)
     assert info.value.exit_code == 4
