@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,15 +165,20 @@ def describe_choice(choice: Choice) -> str:
             for c in choice.candidates
         ]
         lines.append(table(rows, ("backend", "precision", "bytes", "median ms", "gate", "")))
-    lines += [
+    told = [
         f"{c.outcome}: {c.backend} {c.precision}: {c.error.what}; {c.error.hint}"
         for c in choice.candidates
         if c.error is not None and c.built is None
     ]
-    lines += choice.notes
+    lines += [_fold(text) for text in (*told, *choice.notes)]
     if choice.default is not None and choice.chosen is not None and choice.chosen.built is not None:
         lines.append(f"{choice.default} -> {choice.chosen.built.path.name}")
     return "\n".join(lines)
+
+
+def _fold(text: str) -> str:
+    """A sentence in 80 columns; what follows its first line is set in."""
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
 def describe_built(built: Built) -> str:
