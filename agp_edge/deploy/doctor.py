@@ -158,11 +158,17 @@ def _conclude(
     )
 
 
-RUNS = {"onnxruntime": {"ONNX Runtime"}, "openvino": {"OpenVINO"}}
+RUNS = {
+    "onnxruntime": {"ONNX Runtime"},
+    "openvino": {"OpenVINO"},
+    "tensorrt": {"TensorRT", "NVIDIA GPU", "CUDA in Python"},
+    "tensorrt-rtx": {"TensorRT-RTX", "NVIDIA GPU", "CUDA in Python"},
+}
 """Backend -> the checks that must be good for its engines to run here."""
 
 BUILDS = {
-    **RUNS,
+    "onnxruntime": {"ONNX Runtime"},
+    "openvino": {"OpenVINO"},
     "tensorrt": {"TensorRT", "NVIDIA GPU"},
     # Ahead of time, for a GPU that may be elsewhere.
     "tensorrt-rtx": {"TensorRT-RTX"},

@@ -124,29 +124,22 @@ def _is_cuda_12(limit: str | None) -> bool:
 
 
 def check_bindings(site: Site, gpu: Check, answer: Answer) -> Check:
-    """How Python reaches CUDA: cuda-python, or pycuda. One of them is enough."""
+    """How Python reaches CUDA: by cuda-bindings. pycuda is named where it is, and used by no engine yet."""
     name = "CUDA in Python"
-    found = [
-        f"{title} {installed_version(distributions) or 'of unknown version'}"
-        for title, module, distributions in _BINDINGS
-        if site.modules.has(module) and (module != "cuda" or installed_version(distributions))
-    ]
-    if found:
-        return Check(name, "ok", ", ".join(found))
+    # `cuda` is a name that anyone may take: it counts with the metadata of NVIDIA's wheel alone.
+    bindings = installed_version(("cuda-bindings",)) if site.modules.has("cuda") else None
+    pycuda = installed_version(("pycuda",)) or "of unknown version" if site.modules.has("pycuda") else None
+    if bindings is not None:
+        return Check(name, "ok", f"cuda-bindings {bindings}" + (f", pycuda {pycuda}" if pycuda else ""))
     if gpu.state == "not here":
         return Check(name, "not here", "needs an NVIDIA GPU")
     limit = answer.get("cuda") if isinstance(answer, dict) else None
-    wanted = "cuda-python>=12.6,<13" if _is_cuda_12(limit) else "cuda-python>=13"
+    # One release for each major version of CUDA; the extra takes the newest.
+    wanted = "cuda-bindings>=12.9,<13" if _is_cuda_12(limit) else "agp-edge[cuda]"
+    beside = f" (pycuda {pycuda} is here, and is not used)" if pycuda else ""
     return Check(
-        name, "missing", "needed to run engines on the GPU: cuda-python, or pycuda", f"pip install '{wanted}'"
+        name, "missing", f"needed to run TensorRT engines: cuda-bindings{beside}", f"pip install '{wanted}'"
     )
-
-
-# `cuda` is a name that anyone may take: it counts with the metadata of NVIDIA's wheel alone.
-_BINDINGS = (
-    ("cuda-python", "cuda", ("cuda-python", "cuda-bindings")),
-    ("pycuda", "pycuda", ("pycuda",)),
-)
 
 
 def check_tensorrt(site: Site, gpu: Check) -> list[Check]:

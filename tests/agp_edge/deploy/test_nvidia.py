@@ -139,8 +139,8 @@ def test_the_runtime_of_a_wheel_counts(tmp_path: Path, installed: dict[str, str]
 
 def test_python_s_bindings(tmp_path: Path, installed: dict[str, str]) -> None:
     orin, pc = site(tmp_path / "orin", ORIN), site(tmp_path / "pc", RTX)
-    assert check_bindings(orin, GPU, ORIN_GPU).remedy == "pip install 'cuda-python>=12.6,<13'"
-    assert check_bindings(pc, GPU, A2000).remedy == "pip install 'cuda-python>=13'"
+    assert check_bindings(orin, GPU, ORIN_GPU).remedy == "pip install 'cuda-bindings>=12.9,<13'"
+    assert check_bindings(pc, GPU, A2000).remedy == "pip install 'agp-edge[cuda]'"
     assert check_bindings(pc, NO_GPU, None).state == "not here"
 
     somebody_s_cuda = site(tmp_path / "pc", {}, only("cuda"))
@@ -148,8 +148,11 @@ def test_python_s_bindings(tmp_path: Path, installed: dict[str, str]) -> None:
     installed |= {"cuda-bindings": "13.0.1", "pycuda": "2025.1"}
     both = site(tmp_path / "pc", {}, only("cuda", "pycuda"))
     assert check_bindings(both, GPU, A2000) == Check(
-        "CUDA in Python", "ok", "cuda-python 13.0.1, pycuda 2025.1"
+        "CUDA in Python", "ok", "cuda-bindings 13.0.1, pycuda 2025.1"
     )
+    alone = check_bindings(site(tmp_path / "pc", {}, only("pycuda")), GPU, A2000)
+    assert (alone.state, alone.remedy) == ("missing", "pip install 'agp-edge[cuda]'")
+    assert "pycuda 2025.1 is here, and is not used" in alone.detail
 
 
 def family(root: Path, files: dict[str, str], *modules: str, arch: str = "x86_64") -> dict[str, Check]:
