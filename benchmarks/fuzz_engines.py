@@ -121,23 +121,29 @@ def read_original(engine: Path) -> Original:
     return Original(engine.read_bytes(), sidecar_path(engine).read_bytes(), _foreign_plans())
 
 
-def _foreign_plans() -> dict[str, bytes]:
-    """A plan of TensorRT-RTX, where that is installed."""
-    with contextlib.suppress(ImportError):
-        import tensorrt_rtx as trt
+MAKE_PLAN = """
+import sys
+import tensorrt_rtx as trt
 
-        # A network of one layer; whoever reads it as ONNX sees a plan all the same.
-        builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-        network = builder.create_network(0)
-        tensor = network.add_input("frames", trt.DataType.FLOAT, (1, 4))
-        network.mark_output(network.add_identity(tensor).get_output(0))
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-        plan = builder.build_serialized_network(network, config)
-        if plan is not None:
-            return {"a plan of TensorRT-RTX": bytes(plan)}
-    return {}
+logger = trt.Logger(trt.Logger.ERROR)
+builder = trt.Builder(logger)
+network = builder.create_network(0)
+frames = network.add_input("frames", trt.DataType.FLOAT, (1, 4))
+network.mark_output(network.add_identity(frames).get_output(0))
+config = builder.create_builder_config()
+config.num_compute_capabilities = 1
+config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+open(sys.argv[1], "wb").write(bytes(builder.build_serialized_network(network, config)))
+"""
+
+
+def _foreign_plans() -> dict[str, bytes]:
+    """A plan of TensorRT-RTX, where that is installed: made by a process of its own, that none of it stays in this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan"
+        command = [sys.executable, "-c", MAKE_PLAN, str(plan)]
+        made = subprocess.run(command, capture_output=True, check=False, timeout=120)
+        return {"a plan of TensorRT-RTX": plan.read_bytes()} if made.returncode == 0 else {}
 
 
 # --- one case, in the process that may die of it --------------------------------------------------

@@ -6,6 +6,7 @@ buffers, onnx.proto) from message to message down to every tensor, and refuses
 
 - what is cut off, garbled, or no ONNX graph;
 - a tensor whose data lies elsewhere;
+- a version of operators, a stride, or a node without an input that no graph has: runtimes loop, divide by zero or crash over them;
 - a floating-point tensor with an infinity or a NaN, as a scale of INT8 would be that went wrong.
 
 Bounded: a depth, a number of fields, and nothing but positions is kept. What no tensor can hide in is skipped.
@@ -59,6 +60,16 @@ infinity and a NaN alone."""
 MAX_DEPTH = 32
 MAX_FIELDS = 500_000
 """A large vision transformer has some ten thousand. The limit bounds the time that a file can take: a second."""
+MAX_OPSET = 999
+"""ONNX is at 26. OpenVINO 2026.4 looks for an operator in every version below the one named, for ever if that is large."""
+MAX_STEP = 1 << 16
+"""Of a window, in pixels: the largest frame. OpenVINO 2026.4 divides by zero over a stride of 2^62."""
+WINDOW = (b"strides", b"dilations", b"kernel_shape")
+LEAST_INPUTS = {b"Pad": 2}
+"""Operator -> the inputs that it has since opset 11. OpenVINO 2026.4 reads the second of a Pad unasked, and the process ends."""
+OPSETS = {"ModelProto": 8, "FunctionProto": 9}
+"""Message -> its field of `OperatorSetIdProto`."""
+NODE_INPUT, NODE_OPERATOR, ATTRIBUTE_NAME, ATTRIBUTE_INTS, OPSET_VERSION = 1, 4, 1, 8, 2
 CHUNK_BYTES = 4 << 20
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -118,13 +129,48 @@ class _Walk:
         if kind == TENSOR:
             self.tensor(start, end)
             return False
+        if kind == "AttributeProto":
+            self.window(start, end)
+        if kind == "NodeProto":
+            self.node(start, end)
         inside = INSIDE[kind]
         found = False
         for number, wire, first, last in self.fields(start, end):
             if number in inside and wire == BYTES:
                 found = found or number == GRAPH_FIELD
                 self.message(inside[number], first, last, depth + 1)
+            elif number == OPSETS.get(kind) and wire == BYTES:
+                self.opset(first, last)
         return found
+
+    def opset(self, start: int, end: int) -> None:
+        """Refuse a version that operators never had."""
+        for number, wire, first, _ in self.fields(start, end):
+            if number == OPSET_VERSION and not (wire == VARINT and 1 <= first <= MAX_OPSET):
+                raise _MalformedError("it asks for a version of operators that there is not")
+
+    def node(self, start: int, end: int) -> None:
+        """Refuse a node that lacks an input without which a runtime crashes."""
+        inputs, operator = 0, b""
+        for number, wire, first, last in self.fields(start, end):
+            inputs += number == NODE_INPUT
+            if number == NODE_OPERATOR and wire == BYTES:
+                operator = bytes(self.data[first:last])
+        if inputs < LEAST_INPUTS.get(operator, 0):
+            raise _MalformedError(f"a {operator.decode()} of it lacks an input")
+
+    def window(self, start: int, end: int) -> None:
+        """Refuse a window, or its steps, of no size or beyond any frame."""
+        name = b""
+        values: list[int] = []
+        for number, wire, first, last in self.fields(start, end):
+            if number == ATTRIBUTE_NAME and wire == BYTES:
+                name = bytes(self.data[first:last])
+            elif number == ATTRIBUTE_INTS and wire in (VARINT, BYTES):
+                # One a field, or packed.
+                values += [first] if wire == VARINT else self.varints(first, last)
+        if name in WINDOW and not all(1 <= value <= MAX_STEP for value in values):
+            raise _MalformedError(f"{name.decode()} of a node in it are none")
 
     def tensor(self, start: int, end: int) -> None:
         """Refuse a tensor whose data is elsewhere, or not finite."""

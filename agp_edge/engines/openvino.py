@@ -31,7 +31,7 @@ from agp_edge.engines.base import (
     refuse_precision,
 )
 from agp_edge.engines.sidecar import Layers, Sidecar
-from agp_edge.errors import AgpEdgeError, ArtefactError
+from agp_edge.errors import AgpEdgeError, ArtefactError, quote
 from agp_edge.extras import import_extra
 from agp_edge.frame import FrameSpec, Precision
 from agp_edge.progress import Progress, silent
@@ -148,19 +148,24 @@ def _check_interface(compiled: Any, where: str, frame: FrameSpec | None) -> None
         ArtefactError: it is not uint8 [N, H, W, C] in, float32 `score` and `anomaly_map` out.
     """
     inputs = [(p.any_name, p.element_type.get_type_name(), _shape(p)) for p in compiled.inputs]
-    outputs = {n: p.element_type.get_type_name() for p in compiled.outputs for n in p.names}
+    outputs = {n: (p.element_type.get_type_name(), _shape(p)) for p in compiled.outputs for n in p.names}
+    score, cells = (outputs.get(name, ("", [])) for name in OUTPUTS)
     good = (
         len(inputs) == 1
         and inputs[0][1] == "u8"
         and len(inputs[0][2]) == 4
         and (frame is None or inputs[0][2] == [frame.batch, *frame.shape])
-        and all(outputs.get(name) == "f32" for name in OUTPUTS)
+        and score == ("f32", inputs[0][2][:1])
+        and cells[0] == "f32"
+        and len(cells[1]) == 3
+        and cells[1][0] == inputs[0][2][0]
+        and min(cells[1]) > 0
     )
     if not good:
         wanted = [frame.batch, *frame.shape] if frame is not None else "[N, H, W, C]"
         raise ArtefactError(
-            f"{where} is no graph of ours: it takes {inputs} and gives {sorted(outputs)}",
-            f"expected uint8 {wanted} in, score and anomaly_map out: export the run again",
+            f"{where} is no graph of ours: it takes {quote(inputs)} and gives {quote(sorted(outputs.items()))}",
+            f"expected uint8 {wanted} in, float32 score [N] and anomaly_map [N, h, w] out: export the run again",
         )
 
 
@@ -305,7 +310,7 @@ class _OpenVino:
         machine = sidecar.device.get("machine")
         if machine != platform.machine():
             raise ArtefactError(
-                f"engine {plan} was built for {machine}, this machine is {platform.machine()}",
+                f"engine {plan} was built for {quote(machine)}, this machine is {platform.machine()}",
                 "build it here: agp-edge build-engine BUNDLE",
             )
         verified = plan.read_bytes() if data is None else data

@@ -282,3 +282,59 @@ def test_a_bundle_whose_graph_is_spoiled_ends_in_four_although_every_hash_fits(
         code, out, err = command(*arguments)
         assert (code, out, len(err.splitlines())) == (4, "", 2), err
         assert "is no ONNX graph of ours" in err
+
+
+# --- what runtimes were seen to hang or to die over ----------------------------------------------------
+
+
+def change_opset(version: int) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        model.opset_import[0].version = version
+
+    return change
+
+
+def change_pool(name: str, value: int) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        pool = next(node for node in model.graph.node if node.op_type == "AveragePool")
+        next(a for a in pool.attribute if a.name == name).ints[1] = value
+
+    return change
+
+
+def turn_into_a_pad(model: onnx.ModelProto) -> None:
+    node = model.graph.node[3]
+    node.op_type = "Pad"
+    del node.attribute[:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_opset(1 << 62), "version of operators"),
+        (change_opset(-1), "version of operators"),
+        (change_opset(0), "version of operators"),
+        (change_pool("strides", 1 << 62), "strides of a node"),
+        (change_pool("strides", 0), "strides of a node"),
+        (change_pool("kernel_shape", -1), "kernel_shape of a node"),
+        (turn_into_a_pad, "a Pad of it lacks an input"),
+    ],
+)
+def test_no_runtime_sees_what_it_would_hang_or_die_over(
+    tiny_model: Path, change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    model = onnx.load(str(tiny_model))
+    check_onnx(tiny_model)
+    change(model)
+    onnx.save(model, str(tiny_model))
+    with pytest.raises(ArtefactError, match=message):
+        check_onnx(tiny_model)
+
+
+def test_strides_are_read_one_a_field_and_packed(tiny_model: Path) -> None:
+    """onnx writes one a field; a reader of protocol buffers takes both."""
+    attribute = b"\x0a\x07strides" + b"\x42\x0a" + b"\x08" + b"\xff" * 8 + b"\x7f"
+    node = b"\x2a" + bytes([len(attribute)]) + attribute
+    graph = b"\x0a" + bytes([len(node)]) + node
+    with pytest.raises(ArtefactError, match="strides of a node"):
+        check_onnx_bytes(b"\x3a" + bytes([len(graph)]) + graph, "it")

@@ -9,18 +9,20 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agp_edge.engines import open_engine
+from agp_edge.engines import get_backend, open_engine, read_sidecar
+from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import ArtefactError
-from agp_edge.files import parse_json
+from agp_edge.files import parse_json, sha256_file, write_json
 from benchmarks.engine_mutations import name_plan
 from benchmarks.fuzz_engines import OPENED, REFUSED, Report, fuzz
 from tests.agp_edge.engines.graphs import write_conv_model
-from tests.conftest import TINY, TINY_NORMAL_SCORES, build_engine
+from tests.conftest import TINY, TINY_NORMAL_SCORES, build_engine, write_brightness_model
 
 pytest.importorskip("onnxruntime")
 
@@ -115,3 +117,18 @@ def test_a_graph_that_gives_another_shape_than_ours_is_refused(tiny_engine: Path
     with pytest.raises(ArtefactError) as info:
         open_engine(tiny_engine)
     assert info.value.exit_code == 4
+
+
+def test_an_engine_of_openvino(tmp_path: Path) -> None:
+    """Where it does not crash on a graph that is made to, it is because the graph is looked at before."""
+    pytest.importorskip("openvino", reason="needs openvino: pip install 'agp-edge[openvino]'")
+    model = write_brightness_model(tmp_path / "model.onnx", TINY)
+    engine = build_engine(model, TINY, TINY_NORMAL_SCORES)
+    plan = tmp_path / "tiny.fp32.openvino.engine"
+    result = get_backend("openvino").build(model, plan, BuildOptions())
+    sidecar = replace(
+        read_sidecar(engine), backend="openvino", backend_version=result.backend_version,
+        device=result.device, plan_sha256=sha256_file(plan), layers=result.layers,
+    )  # fmt: skip
+    write_json(sidecar_path(plan), sidecar.to_dict())
+    assert hold(fuzz(plan, 300, seed=5, jobs=2), 300)[OPENED] > 10
