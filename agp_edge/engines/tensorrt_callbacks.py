@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 PERCENT = 100
 
 
+_REGISTERED: dict[Any, Any] = {}
+"""A module's class of loggers -> the first that was made. TensorRT registers the first it is given for the whole process, and
+holds no reference to it: freed with its build, it would be a pointer to nothing."""
+
+
 class ErrorLog:
     """Keeps the errors that TensorRT logs; the rest of its log is about TensorRT itself.
 
@@ -46,6 +51,7 @@ class ErrorLog:
                 self.errors.append(message)
 
         self.logger: Any = type("Logger", (trt.ILogger,), {"log": log})()
+        _REGISTERED.setdefault(trt.ILogger, self.logger)
 
     def first(self, otherwise: str) -> str:
         """The first line of the first error, or `otherwise` where nothing was logged."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agp_edge.engines.tensorrt_callbacks import BuildMonitor, deferred_signals
+from agp_edge.engines import tensorrt_callbacks as callbacks
+from agp_edge.engines.tensorrt_callbacks import BuildMonitor, ErrorLog, deferred_signals
 
 
 @pytest.fixture
@@ -76,3 +77,17 @@ def test_off_the_main_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+def test_the_first_logger_outlives_its_build() -> None:
+    """TensorRT keeps a bare pointer to it for as long as the process lives."""
+    import gc
+
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    ErrorLog(trt)
+    gc.collect()
+    kept = callbacks._REGISTERED[trt.ILogger]
+    ErrorLog(trt)
+    gc.collect()
+    assert callbacks._REGISTERED[trt.ILogger] is kept
+    assert isinstance(kept, trt.ILogger)
