@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agp_edge.bundle import PARTS, Bundle, FramePart, Manifest, is_bundle, model_file, refuse_other_kind
+from agp_edge.bundle import (
+    PARTS,
+    Bundle,
+    FramePart,
+    Manifest,
+    is_bundle,
+    model_file,
+    refuse_half_bundle,
+    refuse_other_kind,
+)
 from agp_edge.datasets import check_dataset, load_dataset
 from agp_edge.engines.sidecar import is_engine, pair_of, read_sidecar, sidecar_path
-from agp_edge.errors import ArtefactError, InputError
+from agp_edge.errors import InputError
 from agp_edge.files import read_json, sha256_file
 from agp_edge.progress import Progress, silent
 from agp_edge.trust import standing_of_bundle, standing_of_engine
@@ -63,11 +72,7 @@ def inspect_path(path: Path, progress: Progress = silent) -> Inspection:
         )
     if (path / RUN_FILE).is_file():
         return _run(path)
-    if any(path.glob("model.*.onnx")):
-        raise ArtefactError(
-            f"{path} has no manifest.json: it is no whole bundle",
-            "fetch it again, or remove it and export it again",
-        )
+    refuse_half_bundle(path)
     runs = [item for item in sorted(path.iterdir()) if (item / RUN_FILE).is_file()]
     if runs:
         return _runs(path, runs)

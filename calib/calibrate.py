@@ -24,7 +24,7 @@ from agp_edge.bundle import (
 )
 from agp_edge.datasets.base import Dataset
 from agp_edge.datasets.findings import count
-from agp_edge.datasets.leaks import refuse_test_images
+from agp_edge.datasets.leaks import refuse_test_images, warn_of_another_part
 from agp_edge.engines.measure import HeldOut, Labelled, frames_of_bundle, judge, measure
 from agp_edge.engines.onnxruntime import open_graph
 from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
@@ -307,9 +307,7 @@ def _warn_of_other_images(manifest: Manifest, hashes: set[str]) -> list[str]:
             f"trained on frames of {trained.get('width')}x{trained.get('height')}, this bundle takes {size[0]}x{size[1]}: "
             "whether these images were trained on cannot be told from their hashes; give frames that were not"
         ]
-    if not hashes & {*manifest.trained, *manifest.held_out}:
-        return [f"none of these {len(hashes)} images was among those of the training: is this the same part?"]
-    return []
+    return warn_of_another_part(hashes, {*manifest.trained, *manifest.held_out})
 
 
 def _measure_all(

@@ -25,6 +25,7 @@ from agp_edge.bundle.kinds import (
     MANIFEST,
     describe_kind,
     is_bundle,
+    refuse_half_bundle,
     refuse_inside_bundle,
     refuse_other_kind,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "is_bundle",
     "model_file",
     "read_manifest",
+    "refuse_half_bundle",
     "refuse_inside_bundle",
     "refuse_other_kind",
     "split_held_out",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agp_edge.errors import InputError
+from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import translate_read_errors
 
 MANIFEST = "manifest.json"
@@ -75,6 +75,19 @@ def refuse_inside_bundle(path: Path, *, may_be_one: bool = False) -> None:
                 f"{path} {'is' if folder == whole else 'lies in'} the bundle {folder.name}, which holds what its manifest names alone",
                 "give a place outside of it",
             )
+
+
+def refuse_half_bundle(path: Path) -> None:
+    """Refuse a folder that has a bundle's graphs and not its manifest.
+
+    Raises:
+        ArtefactError: it is one.
+    """
+    if path.is_dir() and not is_bundle(path) and any(path.glob("model.*.onnx")):
+        raise ArtefactError(
+            f"{path} has no {MANIFEST}: it is no whole bundle",
+            "fetch it again, or remove it and export it again",
+        )
 
 
 def describe_kind(path: Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agp_edge.cli.console import note, require_host
-from agp_edge.errors import ArtefactError, InputError
+from agp_edge.errors import InputError
 
 if TYPE_CHECKING:
     from agp_edge.bundle import Bundle
@@ -24,7 +24,7 @@ def kind_of(path: Path) -> str:
     Raises:
         InputError: nothing of the kind is there.
     """
-    from agp_edge.bundle import is_bundle, refuse_other_kind
+    from agp_edge.bundle import is_bundle, refuse_half_bundle, refuse_other_kind
     from agp_edge.engines.sidecar import is_engine
 
     if is_bundle(path):
@@ -35,11 +35,7 @@ def kind_of(path: Path) -> str:
         return "engine"
     if (path / RUN_FILE).is_file():
         return "run"
-    if path.is_dir() and any(path.glob("model.*.onnx")):
-        raise ArtefactError(
-            f"{path} has no manifest.json: it is no whole bundle",
-            "fetch it again, or remove it and export it again",
-        )
+    refuse_half_bundle(path)
     refuse_other_kind(path, "an engine")
     runs = class_runs(path)
     if runs:

@@ -52,6 +52,15 @@ def refuse_test_images(dataset: Dataset, by_hash: Mapping[str, Sample], known: C
     return _suspect_names(dataset.root) if not set(by_hash) <= set(known) else []
 
 
+def warn_of_another_part(hashes: Collection[str], known: Collection[str]) -> list[str]:
+    """A warning where none of some images was among those of the training, by content hash."""
+    if set(hashes) & set(known):
+        return []
+    return [
+        f"none of these {len(set(hashes))} images was among those of the training: is this the same part?"
+    ]
+
+
 def _copies_of_test_images(dataset: Dataset) -> list[str]:
     """`train/good/3.png = test/scratch/1.png` for each test image whose content is on the other side, too."""
     tests = {sample.path for data in dataset.classes for sample in data.test}

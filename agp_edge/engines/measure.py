@@ -13,7 +13,7 @@ from agp_edge.bundle import Bundle, split_held_out
 from agp_edge.datasets import content_hashes
 from agp_edge.datasets.base import Dataset
 from agp_edge.datasets.images import read_frame
-from agp_edge.datasets.leaks import refuse_test_images
+from agp_edge.datasets.leaks import refuse_test_images, warn_of_another_part
 from agp_edge.engines.base import Session
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import sha256_bytes
@@ -85,10 +85,8 @@ def frames_of_dataset(
     hashes = content_hashes(samples)
     by_hash = {h: s for h, s in zip(hashes, samples, strict=True) if h not in trained}
     warnings = refuse_test_images(dataset, by_hash, trained)
-    if known and not known & set(hashes):
-        warnings.append(
-            f"none of these {len(set(hashes))} images was among those of the training: is this the same part?"
-        )
+    if known:
+        warnings += warn_of_another_part(hashes, known)
     if not by_hash:
         raise InputError(
             f"{dataset.root} has no good image that the network was not trained on",
