@@ -1,4 +1,4 @@
-"""A GPU as objects with one owner each: a device, memory on it, page-locked memory beside it, a stream between them.
+"""A GPU as objects with one owner each: a device, memory on it, page-locked memory beside it, streams, events and graphs.
 
 Everything has a `close()` and a `with`, is freed once, and nothing is freed by the garbage collector. Bindings of the
 driver are found by name in one table.
@@ -9,17 +9,22 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from agp_edge.cuda.base import Driver, Resource
+from agp_edge.cuda.base import CaptureError, Driver, Resource
 from agp_edge.cuda.device import Device
+from agp_edge.cuda.event import Event
+from agp_edge.cuda.graph import Graph
 from agp_edge.cuda.memory import DeviceMemory, PinnedMemory
 from agp_edge.cuda.stream import Stream
 from agp_edge.errors import MissingExtraError
 
 __all__ = [
     "BINDINGS",
+    "CaptureError",
     "Device",
     "DeviceMemory",
     "Driver",
+    "Event",
+    "Graph",
     "PinnedMemory",
     "Resource",
     "Stream",

@@ -55,7 +55,10 @@ class Driver(Protocol):
         """Free what `allocate` gave."""
 
     def allocate_host(self, size: int) -> int:
-        """Page-locked memory of the host."""
+        """Page-locked memory of the host, mapped into the device's addresses where the device can do that."""
+
+    def mapped_address(self, address: int) -> int:
+        """Where the device finds what `allocate_host` gave."""
 
     def free_host(self, address: int) -> None:
         """Free what `allocate_host` gave."""
@@ -74,6 +77,58 @@ class Driver(Protocol):
 
     def synchronize(self, stream: int) -> None:
         """Wait until everything that was queued is done."""
+
+    def create_event(self, *, timing: bool, sleeps: bool) -> int:
+        """A mark for streams.
+
+        Args:
+            timing: it keeps the time.
+            sleeps: a thread that waits for it sleeps, and does not spin.
+        """
+
+    def destroy_event(self, event: int) -> None:
+        """Free what `create_event` gave."""
+
+    def record_event(self, event: int, stream: int) -> None:
+        """Queue the mark: it is reached when what was queued before is done."""
+
+    def wait_event(self, stream: int, event: int) -> None:
+        """Queue a wait: what is queued later begins when the mark is reached."""
+
+    def synchronize_event(self, event: int) -> None:
+        """Wait until the mark is reached; one that was never queued is."""
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        """Milliseconds between two marks that keep the time and are reached."""
+
+    captures_graphs: bool
+    """Whether the calls below are there; where not, they are not called."""
+
+    def begin_capture(self, stream: int) -> None:
+        """From now on what this thread queues in the stream is written down and not done."""
+
+    def end_capture(self, stream: int) -> int:
+        """What was written down.
+
+        Raises:
+            CaptureError: something of it cannot be written down.
+        """
+
+    def destroy_capture(self, capture: int) -> None:
+        """Free what `end_capture` gave."""
+
+    def instantiate_graph(self, capture: int) -> int:
+        """What was written down made ready to be launched; the capture itself is no longer needed."""
+
+    def launch_graph(self, graph: int, stream: int) -> None:
+        """Queue all of it."""
+
+    def destroy_graph(self, graph: int) -> None:
+        """Free what `instantiate_graph` gave."""
+
+
+class CaptureError(AgpEdgeError):
+    """Work that a CUDA graph cannot hold; queued call by call it can still be done."""
 
 
 class Resource(ABC):
@@ -140,12 +195,14 @@ def cuda_error(call: str, name: str, meaning: str) -> AgpEdgeError:
         meaning: in the driver's words.
 
     Returns:
-        An `ArtefactError` where the machine does not have what is needed, a `DeviceLostError` where the device is lost; else
-        the call was wrong, and it is an unexpected fault.
+        An `ArtefactError` where the machine does not have what is needed, a `DeviceLostError` where the device is lost, a
+        `CaptureError` for what a CUDA graph cannot hold; else the call was wrong, and it is an unexpected fault.
     """
     what = f"{call}: {name} ({meaning})"
     if name in NOT_HERE:
         return ArtefactError(what, NOT_HERE[name])
+    if name.startswith("CUDA_ERROR_STREAM_CAPTURE_"):
+        return CaptureError(what, "run without CUDA graphs: --no-cuda-graphs")
     if name in LOST:
         return DeviceLostError(
             what, "start the command again; if it comes back, the kernel's log says more: dmesg | grep -i nv"

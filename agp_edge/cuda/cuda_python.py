@@ -8,6 +8,9 @@ from agp_edge.cuda.base import Driver, cuda_error
 from agp_edge.errors import ArtefactError
 from agp_edge.extras import import_extra
 
+_DEVICE_MAP = 2
+"""CU_MEMHOSTALLOC_DEVICEMAP of cuda.h."""
+
 
 class _CudaPython:
     """A `Driver`, which says what each call does.
@@ -15,6 +18,8 @@ class _CudaPython:
     Args:
         driver: the module `cuda.bindings.driver`.
     """
+
+    captures_graphs = True
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
@@ -61,7 +66,10 @@ class _CudaPython:
         self._call("cuMemFree", address)
 
     def allocate_host(self, size: int) -> int:
-        return int(self._call("cuMemHostAlloc", size, 0))
+        return int(self._call("cuMemHostAlloc", size, _DEVICE_MAP))
+
+    def mapped_address(self, address: int) -> int:
+        return int(self._call("cuMemHostGetDevicePointer", address, 0))
 
     def free_host(self, address: int) -> None:
         self._call("cuMemFreeHost", address)
@@ -81,6 +89,48 @@ class _CudaPython:
 
     def synchronize(self, stream: int) -> None:
         self._call("cuStreamSynchronize", stream)
+
+    def create_event(self, *, timing: bool, sleeps: bool) -> int:
+        flags = self._driver.CUevent_flags
+        wanted = flags.CU_EVENT_BLOCKING_SYNC if sleeps else flags.CU_EVENT_DEFAULT
+        if not timing:
+            wanted |= flags.CU_EVENT_DISABLE_TIMING
+        return int(self._call("cuEventCreate", int(wanted)))
+
+    def destroy_event(self, event: int) -> None:
+        self._call("cuEventDestroy", event)
+
+    def record_event(self, event: int, stream: int) -> None:
+        self._call("cuEventRecord", event, stream)
+
+    def wait_event(self, stream: int, event: int) -> None:
+        self._call("cuStreamWaitEvent", stream, event, 0)
+
+    def synchronize_event(self, event: int) -> None:
+        self._call("cuEventSynchronize", event)
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        return float(self._call("cuEventElapsedTime", begin, end))
+
+    def begin_capture(self, stream: int) -> None:
+        # Of this thread alone: another one may allocate meanwhile.
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call("cuStreamBeginCapture", stream, mode)
+
+    def end_capture(self, stream: int) -> int:
+        return int(self._call("cuStreamEndCapture", stream))
+
+    def destroy_capture(self, capture: int) -> None:
+        self._call("cuGraphDestroy", capture)
+
+    def instantiate_graph(self, capture: int) -> int:
+        return int(self._call("cuGraphInstantiate", capture, 0))
+
+    def launch_graph(self, graph: int, stream: int) -> None:
+        self._call("cuGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        self._call("cuGraphExecDestroy", graph)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """What a function of the driver gives beside its code: nothing, one value, or several."""

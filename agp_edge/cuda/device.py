@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 # CUdevice_attribute of cuda.h
 _INTEGRATED = 18
+_CAN_MAP_HOST_MEMORY = 19
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
 
@@ -30,6 +31,7 @@ class Device(Resource):
         name: as the driver says it.
         compute_capability: as in `8.7`.
         integrated: whether it shares its memory with the CPU, as in a Jetson.
+        maps_host_memory: whether it reads the host's page-locked memory where that lies.
         sleeps: whether a thread that waits for it sleeps; if not, the driver may have it spin.
 
     Raises:
@@ -48,12 +50,18 @@ class Device(Resource):
             )
         self._device = driver.device(ordinal)
         self.name = driver.device_name(self._device)
-        major, minor, integrated = (
+        major, minor, integrated, maps = (
             driver.device_attribute(self._device, attribute)
-            for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR, _INTEGRATED)
+            for attribute in (
+                _COMPUTE_CAPABILITY_MAJOR,
+                _COMPUTE_CAPABILITY_MINOR,
+                _INTEGRATED,
+                _CAN_MAP_HOST_MEMORY,
+            )
         )
         self.compute_capability = f"{major}.{minor}"
         self.integrated = bool(integrated)
+        self.maps_host_memory = bool(maps)
         # A thread that spins while it waits takes the core that decodes the next frame.
         self.sleeps = driver.set_blocking(self._device)
         self._context = driver.retain_context(self._device)

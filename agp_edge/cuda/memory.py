@@ -41,7 +41,7 @@ class DeviceMemory(Resource):
 
 
 class PinnedMemory(Resource):
-    """Page-locked bytes of the host: the device copies from and to them by itself.
+    """Page-locked bytes of the host: the device copies from and to them by itself, or uses them where they lie.
 
     Args:
         device: that copies; it must outlive this.
@@ -64,6 +64,11 @@ class PinnedMemory(Resource):
         """Where it begins, in the host's addresses."""
         self._check_open()
         return self._address
+
+    @property
+    def mapped_address(self) -> int:
+        """Where the device finds them without a copy; only of a device that `maps_host_memory`."""
+        return self._device.ask(self._device.driver.mapped_address, self.address)
 
     @property
     def array(self) -> NDArray[np.uint8]:

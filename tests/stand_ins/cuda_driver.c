@@ -9,14 +9,24 @@
 
 typedef unsigned long long address;
 typedef struct { int kind; address at; size_t size; } thing;
-typedef struct { address stream, target, source; size_t size; void (*work)(void); } job;
 
-enum { DEVICE, HOST, STREAM, MOST = 256, CONTEXT = 0xC0 };
+/* What waits in a stream. A mark is reached when everything before it in its stream is done; a wait is for a mark. */
+enum { COPY, WORK, MARK, WAIT };
+typedef struct { int kind, done; address stream, target, source; size_t size; void (*work)(void); long number; } job;
+
+enum { DEVICE, HOST, STREAM, EVENT, TEMPLATE, GRAPH, MOST = 512, IN_A_GRAPH = 16, CONTEXT = 0xC0 };
 enum { OUT_OF_MEMORY = 2, INVALID_VALUE = 1, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, ACTIVE = 708 };
+enum { CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
+
+typedef struct { unsigned flags; long number; address stream; } event;
+typedef struct { int count; job jobs[IN_A_GRAPH]; } graph;
 
 static thing things[MOST];
 static job jobs[MOST];
-static int count_things, count_jobs, retained, wrong, active, offered = 1, integrated;
+static graph writing;
+static address capturing;
+static long last_number;
+static int count_things, count_jobs, retained, wrong, active, offered = 1, integrated, no_graphs;
 static int failing_in, failing_code, failing_sticky, lost;
 static char log_of_calls[1 << 16];
 static __thread int current;
@@ -24,7 +34,8 @@ static __thread int current;
 /* --- for the tests ---------------------------------------------------------------------------------- */
 
 void stand_in_reset(int devices, int is_integrated, int is_active) {
-    count_things = count_jobs = retained = wrong = failing_in = lost = current = 0;
+    count_things = count_jobs = retained = wrong = failing_in = lost = current = no_graphs = 0;
+    capturing = 0;
     offered = devices;
     integrated = is_integrated;
     active = is_active;
@@ -37,6 +48,9 @@ void stand_in_fail(int n, int code, int sticky) {
     failing_code = code;
     failing_sticky = sticky;
 }
+
+/* What is captured from now on turns out not to fit in a graph. */
+void stand_in_refuse_graphs(void) { no_graphs = 1; }
 
 void stand_in_misuse(void) { wrong++; }
 int stand_in_live(void) { return count_things + retained; }
@@ -51,14 +65,38 @@ void stand_in_note(const char *what) {
 }
 
 static void enqueue(job one) {
-    if (count_jobs < MOST) jobs[count_jobs++] = one;
+    one.number = ++last_number;
+    if (one.stream == capturing && capturing) {
+        if (writing.count < IN_A_GRAPH && (one.kind == COPY || one.kind == WORK)) writing.jobs[writing.count++] = one;
+        else wrong++;
+    } else if (count_jobs < MOST) jobs[count_jobs++] = one;
     else wrong++;
 }
 
 /* What a library queues by itself, as TensorRT does with kernels. */
 void stand_in_enqueue(address stream, void (*work)(void)) {
-    job one = {stream, 0, 0, 0, work};
+    job one = {WORK, 0, stream, 0, 0, 0, work};
     enqueue(one);
+}
+
+/* Do what waits in a stream up to a number, and in other streams only what that waits for. */
+static void advance(address stream, long number) {
+    for (int i = 0; i < count_jobs && jobs[i].number <= number; i++) {
+        job *one = jobs + i;
+        if (one->stream != stream || one->done) continue;
+        one->done = 1;
+        if (one->kind == COPY) memcpy((void *)(size_t)one->target, (void *)(size_t)one->source, one->size);
+        if (one->kind == WORK) one->work();
+        if (one->kind == WAIT) advance(one->source, (long)one->size);
+    }
+}
+
+static void finish(address stream, long number) {
+    int left = 0;
+    advance(stream, number);
+    for (int i = 0; i < count_jobs; i++)
+        if (!jobs[i].done) jobs[left++] = jobs[i];
+    count_jobs = left;
 }
 
 /* --- what the calls share --------------------------------------------------------------------------- */
@@ -92,13 +130,23 @@ static int add(int kind, size_t size, address *given) {
     return 0;
 }
 
+/* Whether a job is at thing i, of that kind. */
+static int uses(const job *one, int kind, int i) {
+    if (kind == STREAM) return one->stream == things[i].at && one->kind != WAIT;
+    return one->kind == COPY && (find(kind, one->target) == i || find(kind, one->source) == i);
+}
+
 /* Frees even if the call is to fail: a driver then tells the error of earlier work. */
 static int drop(const char *name, int kind, address at) {
     int code = enter(name), i = find(kind, at);
     if (!current) return wrong++, INVALID_CONTEXT;
-    if (i < 0 || things[i].at != at) return wrong++, kind == STREAM ? INVALID_HANDLE : INVALID_VALUE;
+    if (i < 0 || things[i].at != at) return wrong++, kind == DEVICE || kind == HOST ? INVALID_VALUE : INVALID_HANDLE;
     for (int j = 0; j < count_jobs; j++)
-        if (find(kind, jobs[j].target) == i || find(kind, jobs[j].source) == i || jobs[j].stream == at) wrong++;
+        if (uses(jobs + j, kind, i)) wrong++;
+    for (int j = 0; j < count_things; j++)
+        if (things[j].kind == GRAPH)
+            for (int k = 0; k < ((graph *)(size_t)things[j].at)->count; k++)
+                if (uses(((graph *)(size_t)things[j].at)->jobs + k, kind, i)) wrong++;
     free((void *)(size_t)at);
     things[i] = things[--count_things];
     return code;
@@ -111,9 +159,18 @@ static int copy(const char *name, int to, address target, int from, address sour
     if (t < 0 || s < 0 || find(STREAM, stream) < 0) return wrong++, INVALID_VALUE;
     if (target + size > things[t].at + things[t].size || source + size > things[s].at + things[s].size)
         return wrong++, INVALID_VALUE;
-    job one = {stream, target, source, size, 0};
+    job one = {COPY, 0, stream, target, source, size};
     enqueue(one);
     return 0;
+}
+
+/* The thing itself, or 0 if there is none of that kind, or nothing may be done now. */
+static void *use(const char *name, int kind, const void *handle, int *code) {
+    *code = enter(name);
+    if (*code) return 0;
+    int i = find(kind, (address)(size_t)handle);
+    if (!current || i < 0) return wrong++, *code = current ? INVALID_HANDLE : INVALID_CONTEXT, NULL;
+    return (void *)handle;
 }
 
 /* --- the driver ------------------------------------------------------------------------------------- */
@@ -144,7 +201,7 @@ int cuDeviceGetName(char *name, int length, int device) {
 }
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : -1;
+    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : attribute == 19 ? 1 : -1;
     return enter("cuDeviceGetAttribute");
 }
 
@@ -189,6 +246,7 @@ int cuMemAlloc_v2(address *given, size_t size) {
 int cuMemHostAlloc(void **given, size_t size, unsigned flags) {
     address at = 0;
     int code = enter("cuMemHostAlloc");
+    if (flags != 2) wrong++;
     code = code ? code : add(HOST, size, &at);
     *given = (void *)(size_t)at;
     return code;
@@ -215,18 +273,121 @@ int cuMemcpyDtoHAsync_v2(void *target, address source, size_t size, void *stream
     return copy("cuMemcpyDtoHAsync", HOST, (address)(size_t)target, DEVICE, source, size, (address)(size_t)stream);
 }
 
+int cuMemHostGetDevicePointer_v2(address *given, void *at, unsigned flags) {
+    int code = enter("cuMemHostGetDevicePointer");
+    if (code) return code;
+    if (!current || find(HOST, (address)(size_t)at) < 0) return wrong++, INVALID_VALUE;
+    *given = (address)(size_t)at;
+    return 0;
+}
+
 int cuStreamSynchronize(void *stream) {
-    int code = enter("cuStreamSynchronize"), left = 0;
+    int code = enter("cuStreamSynchronize");
     if (!current) return wrong++, INVALID_CONTEXT;
     if (find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_HANDLE;
-    for (int i = 0; i < count_jobs; i++) {
-        if (jobs[i].stream != (address)(size_t)stream) jobs[left++] = jobs[i];
-        else if (jobs[i].work) jobs[i].work();
-        else memcpy((void *)(size_t)jobs[i].target, (void *)(size_t)jobs[i].source, jobs[i].size);
-    }
-    count_jobs = left;
+    if ((address)(size_t)stream == capturing) return wrong++, CAPTURE_UNSUPPORTED;
+    finish((address)(size_t)stream, last_number);
     return code;
 }
+
+int cuEventCreate(void **given, unsigned flags) {
+    address at = 0;
+    int code = enter("cuEventCreate");
+    code = code ? code : add(EVENT, sizeof(event), &at);
+    if (!code) ((event *)(size_t)at)->flags = flags;
+    *given = (void *)(size_t)at;
+    return code;
+}
+
+int cuEventRecord(void *handle, void *stream) {
+    int code;
+    event *mark = use("cuEventRecord", EVENT, handle, &code);
+    if (!mark) return code;
+    if (find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_HANDLE;
+    job one = {MARK, 0, (address)(size_t)stream};
+    enqueue(one);
+    mark->number = last_number;
+    mark->stream = one.stream;
+    return 0;
+}
+
+int cuStreamWaitEvent(void *stream, void *handle, unsigned flags) {
+    int code;
+    event *mark = use("cuStreamWaitEvent", EVENT, handle, &code);
+    if (!mark) return code;
+    if (find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_HANDLE;
+    job one = {WAIT, 0, (address)(size_t)stream, 0, mark->stream, (size_t)mark->number};
+    enqueue(one);
+    return 0;
+}
+
+int cuEventSynchronize(void *handle) {
+    int code;
+    event *mark = use("cuEventSynchronize", EVENT, handle, &code);
+    if (mark) finish(mark->stream, mark->number);
+    return code;
+}
+
+/* Steps, not time: how many jobs were queued in between. */
+int cuEventElapsedTime_v2(float *ms, void *begin, void *end) {
+    int code, other = 0;
+    event *from = use("cuEventElapsedTime", EVENT, begin, &code), *to = 0;
+    if (from && find(EVENT, (address)(size_t)end) >= 0) to = end;
+    if (!to) return code ? code : (wrong++, INVALID_HANDLE);
+    if ((from->flags | to->flags) & 2) return wrong++, INVALID_HANDLE;
+    for (int i = 0; i < count_jobs; i++) other |= jobs[i].number == to->number;
+    *ms = (float)(to->number - from->number);
+    return other ? 600 : 0;
+}
+
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    int code = enter("cuStreamBeginCapture");
+    if (code) return code;
+    if (!current || capturing || mode != 1 || find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_VALUE;
+    capturing = (address)(size_t)stream;
+    writing.count = 0;
+    return 0;
+}
+
+static int keep_graph(int kind, const graph *what, void **given) {
+    address at = 0;
+    int code = add(kind, sizeof(graph), &at);
+    if (!code) *(graph *)(size_t)at = *what;
+    *given = (void *)(size_t)at;
+    return code;
+}
+
+int cuStreamEndCapture(void *stream, void **given) {
+    int code = enter("cuStreamEndCapture");
+    *given = 0;
+    if (capturing != (address)(size_t)stream) return wrong++, INVALID_VALUE;
+    capturing = 0;
+    return code ? code : no_graphs ? CAPTURE_INVALIDATED : keep_graph(TEMPLATE, &writing, given);
+}
+
+int cuGraphInstantiateWithFlags(void **given, void *template, unsigned long long flags) {
+    int code;
+    graph *what = use("cuGraphInstantiate", TEMPLATE, template, &code);
+    *given = 0;
+    return what ? keep_graph(GRAPH, what, given) : code;
+}
+
+int cuGraphLaunch(void *handle, void *stream) {
+    int code;
+    graph *what = use("cuGraphLaunch", GRAPH, handle, &code);
+    if (!what) return code;
+    if (find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_HANDLE;
+    for (int i = 0; i < what->count; i++) {
+        job one = what->jobs[i];
+        one.stream = (address)(size_t)stream;
+        enqueue(one);
+    }
+    return 0;
+}
+
+int cuEventDestroy_v2(void *at) { return drop("cuEventDestroy", EVENT, (address)(size_t)at); }
+int cuGraphDestroy(void *at) { return drop("cuGraphDestroy", TEMPLATE, (address)(size_t)at); }
+int cuGraphExecDestroy(void *at) { return drop("cuGraphExecDestroy", GRAPH, (address)(size_t)at); }
 
 int cuGetErrorString(int code, const char **text) {
     *text = code == 1     ? "invalid argument"
@@ -235,6 +396,8 @@ int cuGetErrorString(int code, const char **text) {
             : code == 201 ? "invalid device context"
             : code == 700 ? "an illegal memory access was encountered"
             : code == 719 ? "unspecified launch failure"
+            : code == 900 ? "operation not permitted when stream is capturing"
+            : code == 901 ? "operation failed due to a previous error during capture"
                           : 0;
     return *text ? 0 : INVALID_VALUE;
 }
@@ -250,7 +413,11 @@ static void *look_up(const char *asked) {
     OFFER_2(cuDevicePrimaryCtxRelease) OFFER(cuCtxSetCurrent) OFFER_2(cuMemGetInfo) OFFER_2(cuMemAlloc)
     OFFER_2(cuMemFree) OFFER(cuMemHostAlloc) OFFER(cuMemFreeHost) OFFER(cuStreamCreate) OFFER_2(cuStreamDestroy)
     OFFER_2(cuMemcpyHtoDAsync) OFFER_2(cuMemcpyDtoHAsync) OFFER(cuStreamSynchronize) OFFER(cuGetErrorString)
-    OFFER_2(cuGetProcAddress)
+    OFFER_2(cuGetProcAddress) OFFER_2(cuMemHostGetDevicePointer) OFFER(cuEventCreate) OFFER_2(cuEventDestroy)
+    OFFER(cuEventRecord) OFFER(cuStreamWaitEvent) OFFER(cuEventSynchronize) OFFER_2(cuEventElapsedTime)
+    OFFER_2(cuStreamBeginCapture) OFFER(cuStreamEndCapture) OFFER(cuGraphDestroy) OFFER(cuGraphLaunch)
+    OFFER(cuGraphExecDestroy)
+    if (!strncmp(asked, "cuGraphInstantiate", 18)) return (void *)cuGraphInstantiateWithFlags;
     return 0;
 }
 

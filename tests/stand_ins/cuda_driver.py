@@ -71,6 +71,10 @@ class StandIn:
         """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too."""
         self._library.stand_in_fail(number, code, sticky)
 
+    def refuse_graphs(self) -> None:
+        """Have every capture from now on turn out not to fit in a graph."""
+        self._library.stand_in_refuse_graphs()
+
     def calls(self) -> list[str]:
         """What was called and noted since it was made, in order."""
         log: bytes = self._library.stand_in_log()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
-from agp_edge.cuda import DeviceMemory, PinnedMemory, Stream, open_device
+from agp_edge.cuda import CaptureError, DeviceMemory, Event, Graph, PinnedMemory, Stream, open_device
 from agp_edge.errors import AgpEdgeError, ArtefactError, DeviceLostError
 from tests.stand_ins.cuda_driver import StandIn
 
+Work = Callable[[int], object]
 OUT_OF_MEMORY, INVALID_VALUE, NO_DEVICE, ILLEGAL_ADDRESS, LAUNCH_FAILED = 2, 1, 100, 700, 719
 
 
@@ -171,14 +172,165 @@ def test_what_was_queued_is_done_where_something_else_fails(driver: StandIn) -> 
         pinned.close()
 
 
+# --- events and graphs -----------------------------------------------------------------------------
+
+
+def relay(number: int) -> list[int]:
+    """Send 8 bytes there in one stream, and back by a graph in another that waits for them; gives the last of two rounds."""
+    with (
+        open_device() as device,
+        Stream(device) as inward,
+        Stream(device) as outward,
+        Event(device) as arrived,
+        Event(device) as done,
+        PinnedMemory(device, 8) as source,
+        DeviceMemory(device, 8) as there,
+        PinnedMemory(device, 8) as back,
+        Graph(device, outward, lambda: outward.copy_out(there, back)) as graph,
+    ):
+        for round_ in range(2):
+            source.array[:] = np.arange(8) + number + round_
+            with inward.awaited(), outward.awaited():
+                inward.copy_in(source, there)
+                arrived.record(inward)
+                arrived.hold(outward)
+                graph.launch(outward)
+                done.record(outward)
+                done.synchronize()
+        given: list[int] = back.array.tolist()
+        return given
+
+
+def test_a_graph_waits_for_another_stream(driver: StandIn) -> None:
+    assert relay(5) == list(range(6, 14))
+
+
+def test_without_the_wait_it_would_read_what_was_there_before(driver: StandIn) -> None:
+    """Guards the test above: streams that do not wait for each other are not in order, here as on a GPU."""
+    with (
+        open_device() as device,
+        Stream(device) as inward,
+        Stream(device) as outward,
+        PinnedMemory(device, 4) as source,
+        DeviceMemory(device, 4) as there,
+        PinnedMemory(device, 4) as back,
+    ):
+        source.array[:] = 7
+        inward.copy_in(source, there)
+        outward.copy_out(there, back)
+        outward.synchronize()
+        assert back.array.tolist() == [0, 0, 0, 0]
+        inward.synchronize()
+
+
+def test_what_is_captured_is_not_done_and_needs_no_call_of_its_own_later(driver: StandIn) -> None:
+    with (
+        open_device() as device,
+        Stream(device) as stream,
+        DeviceMemory(device, 4) as there,
+        PinnedMemory(device, 4) as pinned,
+    ):
+        pinned.array[:] = 3
+        with Graph(device, stream, lambda: stream.copy_in(pinned, there)) as graph:
+            stream.copy_out(there, pinned)
+            stream.synchronize()
+            assert pinned.array.tolist() == [0, 0, 0, 0]
+            before = len(driver.calls())
+            with stream.awaited():
+                graph.launch(stream)
+            assert driver.calls()[before:] == ["cuGraphLaunch", "cuStreamSynchronize"]
+        with pytest.raises(ValueError, match="Graph is closed"):
+            graph.launch(stream)
+
+
+def test_work_that_no_graph_can_hold(driver: StandIn) -> None:
+    driver.refuse_graphs()
+    with (
+        open_device() as device,
+        Stream(device) as stream,
+        DeviceMemory(device, 4) as there,
+        PinnedMemory(device, 4) as pinned,
+    ):
+        with pytest.raises(CaptureError) as info:
+            Graph(device, stream, lambda: stream.copy_in(pinned, there))
+        assert info.value.what == (
+            "cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED "
+            "(operation failed due to a previous error during capture)"
+        )
+        pinned.array[:] = 4
+        stream.copy_in(pinned, there)
+        stream.synchronize()
+
+
+def test_a_capture_that_breaks_off_leaves_a_stream_that_works(driver: StandIn) -> None:
+    with (
+        open_device() as device,
+        Stream(device) as stream,
+        DeviceMemory(device, 4) as there,
+        PinnedMemory(device, 4) as pinned,
+    ):
+
+        def work() -> None:
+            stream.copy_in(pinned, there)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Graph(device, stream, work)
+        assert driver.calls()[-2:] == ["cuStreamEndCapture", "cuGraphDestroy"]
+        stream.copy_in(pinned, there)
+        stream.synchronize()
+
+
+def test_an_event_that_was_never_recorded_is_reached(driver: StandIn) -> None:
+    with open_device() as device, Event(device) as event:
+        event.synchronize()
+
+
+def test_the_time_between_two_events(driver: StandIn) -> None:
+    """The stand-in counts steps for milliseconds: a copy, and the second mark."""
+    with (
+        open_device() as device,
+        Stream(device) as stream,
+        DeviceMemory(device, 4) as there,
+        PinnedMemory(device, 4) as pinned,
+        Event(device, timing=True) as begin,
+        Event(device, timing=True) as end,
+    ):
+        begin.record(stream)
+        stream.copy_in(pinned, there)
+        end.record(stream)
+        end.synchronize()
+        assert end.elapsed_ms(begin) == 2
+
+
+def test_the_device_finds_mapped_memory_where_it_lies(driver: StandIn) -> None:
+    with open_device() as device, PinnedMemory(device, 4) as pinned:
+        assert device.maps_host_memory
+        assert pinned.mapped_address == pinned.address
+
+
 # --- errors ----------------------------------------------------------------------------------------
 
 
 CALLS = (
-    "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", *["cuDeviceGetAttribute"] * 3, "cuDevicePrimaryCtxSetFlags",
+    "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", *["cuDeviceGetAttribute"] * 4, "cuDevicePrimaryCtxSetFlags",
     "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuStreamCreate", "cuMemGetInfo", "cuMemHostAlloc", "cuMemAlloc",
     "cuMemHostAlloc", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuMemFreeHost", "cuMemFree",
     "cuMemFreeHost", "cuStreamDestroy", "cuCtxSetCurrent", "cuDevicePrimaryCtxRelease",
+)  # fmt: skip
+
+
+OPENED = CALLS[:11]
+RELAYED = (
+    *OPENED, "cuStreamCreate", "cuStreamCreate", "cuEventCreate", "cuEventCreate", "cuMemHostAlloc", "cuMemAlloc",
+    "cuMemHostAlloc", "cuStreamBeginCapture", "cuMemcpyDtoHAsync", "cuStreamEndCapture", "cuGraphInstantiate",
+    "cuGraphDestroy",
+    *[
+        "cuMemcpyHtoDAsync", "cuEventRecord", "cuStreamWaitEvent", "cuGraphLaunch", "cuEventRecord",
+        "cuEventSynchronize", "cuStreamSynchronize", "cuStreamSynchronize",
+    ] * 2,
+    "cuGraphExecDestroy", "cuMemFreeHost", "cuMemFree", "cuMemFreeHost", "cuEventDestroy", "cuEventDestroy",
+    "cuStreamDestroy", "cuStreamDestroy", "cuCtxSetCurrent", "cuDevicePrimaryCtxRelease",
 )  # fmt: skip
 
 
@@ -188,28 +340,40 @@ def test_the_calls_of_a_round_trip(driver: StandIn) -> None:
     assert driver.calls() == list(CALLS)
 
 
-NUMBERED = [pytest.param(number, call, id=f"{number}-{call}") for number, call in enumerate(CALLS, 1)]
+def test_the_calls_of_a_relay(driver: StandIn) -> None:
+    """Guards the tests below, which have each of them fail."""
+    relay(0)
+    assert driver.calls() == list(RELAYED)
 
 
-@pytest.mark.parametrize(("number", "call"), NUMBERED)
-def test_out_of_memory_in_any_call(driver: StandIn, number: int, call: str) -> None:
+NUMBERED = [
+    pytest.param(work, number, call, id=f"{work.__name__}-{number}-{call}")
+    for work, calls in ((round_trip, CALLS), (relay, RELAYED))
+    for number, call in enumerate(calls, 1)
+]
+
+
+@pytest.mark.parametrize(("work", "number", "call"), NUMBERED)
+def test_out_of_memory_in_any_call(driver: StandIn, work: Work, number: int, call: str) -> None:
     driver.fail(number, OUT_OF_MEMORY)
     with pytest.raises(ArtefactError) as info:
-        round_trip(0)
+        work(0)
     assert info.value.what == f"{call}: CUDA_ERROR_OUT_OF_MEMORY (out of memory)"
     assert info.value.exit_code == 4
 
 
-@pytest.mark.parametrize(("number", "call"), NUMBERED)
-def test_a_call_that_was_wrong_is_a_fault_of_ours(driver: StandIn, number: int, call: str) -> None:
+@pytest.mark.parametrize(("work", "number", "call"), NUMBERED)
+def test_a_call_that_was_wrong_is_a_fault_of_ours(
+    driver: StandIn, work: Work, number: int, call: str
+) -> None:
     driver.fail(number, INVALID_VALUE)
     with pytest.raises(AgpEdgeError) as info:
-        round_trip(0)
+        work(0)
     assert info.value.what == f"{call}: CUDA_ERROR_INVALID_VALUE (invalid argument)"
     assert type(info.value) is AgpEdgeError
 
 
-@pytest.mark.parametrize(("number", "call"), NUMBERED)
+@pytest.mark.parametrize(("work", "number", "call"), NUMBERED)
 @pytest.mark.parametrize(
     ("code", "told"),
     [
@@ -218,12 +382,12 @@ def test_a_call_that_was_wrong_is_a_fault_of_ours(driver: StandIn, number: int, 
     ],
 )
 def test_a_device_that_is_lost_in_any_call_is_told_once(
-    driver: StandIn, number: int, call: str, code: int, told: str
+    driver: StandIn, work: Work, number: int, call: str, code: int, told: str
 ) -> None:
     """Every later call fails too, those that free among them; the first is the cause, and the one that is told."""
     driver.fail(number, code, sticky=True)
     with pytest.raises(DeviceLostError) as info:
-        round_trip(0)
+        work(0)
     assert info.value.what == f"{call}: {told}"
     assert info.value.exit_code == 5
     assert info.value.__context__ is None
