@@ -66,7 +66,7 @@ class Device(Resource):
         self.sleeps = driver.set_blocking(self._device)
         self._context = driver.retain_context(self._device)
         try:
-            self._use()
+            self.use()
         except BaseException:
             self.close()
             raise
@@ -76,9 +76,16 @@ class Device(Resource):
         """Bytes of its memory now, as (free, total)."""
         return self.ask(self.driver.memory_info)
 
+    def use(self) -> None:
+        """Make its context the calling thread's, as libraries expect it that are called without one."""
+        self._check_open()
+        if not getattr(self._here, "current", False):
+            self._call(self.driver.set_context, self._context)
+            self._here.current = True
+
     def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the driver in this device's context, which is then the calling thread's."""
-        self._use()
+        self.use()
         return self._call(call, *args, **kwargs)
 
     def release(self, call: Callable[[int], None], handle: int) -> None:
@@ -95,12 +102,6 @@ class Device(Resource):
                 self._quietly(self.driver.set_context, 0)
         finally:
             self._quietly(self.driver.release_context, self._device)
-
-    def _use(self) -> None:
-        self._check_open()
-        if not getattr(self._here, "current", False):
-            self._call(self.driver.set_context, self._context)
-            self._here.current = True
 
     def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:

@@ -62,6 +62,10 @@ class Stream(Resource):
         """
         self._device.ask(self._device.driver.synchronize, self.handle)
 
+    def settle(self) -> None:
+        """Wait as `synchronize`, on the way out: of a device that is known to be lost nothing is said again."""
+        self._device.release(self._device.driver.synchronize, self.handle)
+
     @contextlib.contextmanager
     def awaited(self) -> Iterator[None]:
         """Wait at the end for what is queued in the block, and also where the block raises: nobody is at its buffers then.

@@ -10,6 +10,7 @@ import importlib
 from pathlib import Path
 
 from agp_edge.engines.base import Backend, Inference, Session
+from agp_edge.engines.run_options import RUN_AS_USUAL, RunOptions
 from agp_edge.engines.sidecar import Sidecar, read_engine, read_sidecar
 from agp_edge.errors import ArtefactError, InputError, no_memory, quote
 from agp_edge.trust import check_engine
@@ -18,6 +19,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Inference",
+    "RunOptions",
     "Session",
     "Sidecar",
     "get_backend",
@@ -46,20 +48,25 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
-def open_engine(path: Path) -> tuple[Session, Sidecar]:
+def open_engine(path: Path, options: RunOptions = RUN_AS_USUAL) -> tuple[Session, Sidecar]:
     """Open an engine: sidecar, hash and this machine's policy first, and only then does a runtime see those very bytes.
 
+    Args:
+        path: the engine.
+        options: how it is run.
+
     Raises:
-        InputError: there is no such engine.
+        InputError: there is no such engine, or an option is not for the device that it runs on.
         ArtefactError: corrupt, changed, not for this machine, or not accepted by its policy.
     """
     try:
-        return _open(path)
+        options.check()
+        return _open(path, options)
     except MemoryError as error:
         raise no_memory(f"open {path}") from error
 
 
-def _open(path: Path) -> tuple[Session, Sidecar]:
+def _open(path: Path, options: RunOptions) -> tuple[Session, Sidecar]:
     sidecar, plan = read_engine(path)
     check_engine(path, sidecar.unsealed, sidecar.seal)
     if sidecar.backend not in BACKENDS:
@@ -67,4 +74,4 @@ def _open(path: Path) -> tuple[Session, Sidecar]:
             f"engine {path} is for backend {quote(sidecar.backend)!r}, which this version does not have",
             "build it again: agp-edge build-engine BUNDLE",
         )
-    return get_backend(sidecar.backend).open(path, sidecar, plan), sidecar
+    return get_backend(sidecar.backend).open(path, sidecar, plan, options), sidecar

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -12,8 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agp_edge.engines.run_options import RUN_AS_USUAL, RunOptions
 from agp_edge.engines.sidecar import Layers as Layers
 from agp_edge.engines.sidecar import Sidecar
+from agp_edge.engines.slots import CallSlot, Slot
 from agp_edge.errors import InputError
 from agp_edge.frame import PRECISIONS, FrameSpec, Precision
 from agp_edge.progress import Progress, silent
@@ -35,11 +38,26 @@ class Inference:
 class Session(ABC):
     """An artefact that is loaded and can run: the one interface for engines, bundles and trained networks.
 
-    `infer` checks and fills up the batch; a backend writes `_infer`, which gets exactly `frame.batch` frames.
+    A stream brings frames to its `slots`, everyone else calls `infer`; one thread at a time does either. `infer` checks and
+    fills up the batch; a backend writes `_infer`, which gets exactly `frame.batch` frames.
     """
 
     frame: FrameSpec
     precision: Precision = "fp32"
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Where batches of frames go in and verdicts come out, without an allocation for each; see `slots`.
+
+        Raises:
+            InputError: this takes every image in its own size.
+        """
+        if self.frame.any_size:
+            raise InputError(
+                "a run that takes images of any size has no room that is made beforehand",
+                "export it for one frame size: agp-edge export RUN --frame-size WxH",
+            )
+        return (CallSlot(self.frame, self._infer),)
 
     def infer(self, frames: NDArray[np.uint8]) -> Inference:
         """Score frames.
@@ -79,7 +97,8 @@ class Session(ABC):
     def runtime(self) -> dict[str, Any]:
         """What a time of this session includes, for result files; a fact that a backend does not tell is absent.
 
-        `library` (with its version), `device`, `threads`, and whether there are `transfers`, `cuda_graphs`, `spin_wait`.
+        `library` (with its version), `device`, `threads`, and whether there are `transfers`, `cuda_graphs`, `spin_wait`. Of a
+        GPU also `memory` (`pinned` or `mapped`), `slots`, `buffer_bytes` and `device_memory_bytes`.
         """
         return {}
 
@@ -98,6 +117,13 @@ class Session(ABC):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def infer_in(slot: Slot, frames: NDArray[np.uint8]) -> Inference:
+    """Send a batch through a slot; the result is the caller's to keep."""
+    slot.submit(frames)
+    # Copies: the next frames' come to the same place.
+    return Inference(slot.wait().copy(), slot.anomaly_map().copy())
 
 
 @dataclass(frozen=True)
@@ -206,15 +232,19 @@ class Backend(Protocol):
             ArtefactError: the graph or the device does not suit it.
         """
 
-    def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
+    def open(
+        self, plan: Path, sidecar: Sidecar, data: bytes | None = None, options: RunOptions = RUN_AS_USUAL
+    ) -> Session:
         """Load a plan whose hash was verified.
 
         Args:
             plan: the file.
             sidecar: what is known of it.
             data: the bytes that were verified: then the file is not read again. None reads it.
+            options: how it is run.
 
         Raises:
+            InputError: an option that is not for the device that it runs on.
             ArtefactError: the plan is not for this machine.
         """
 

@@ -13,7 +13,9 @@ import platform
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,14 @@ from agp_edge.engines.base import (
     BuildResult,
     Inference,
     Session,
+    infer_in,
     refuse_precision,
 )
 from agp_edge.engines.gpu import probe_gpus
+from agp_edge.engines.onnxruntime_slots import CpuSlot
+from agp_edge.engines.run_options import RUN_AS_USUAL, RunOptions
 from agp_edge.engines.sidecar import Layers, Sidecar
+from agp_edge.engines.slots import Slot
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError, is_no_memory, no_memory, quote
 from agp_edge.extras import import_extra
 from agp_edge.frame import GRAPHS, FrameSpec, Precision
@@ -41,16 +47,22 @@ OUTPUTS = ["score", "anomaly_map"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_SETTINGS = {"use_tf32": "0"}
 """By default it rounds the factors of FP32 products to ten bits, which is no FP32."""
+NO_SETTINGS: Mapping[str, str] = {}
 REBUILD = "build the engine again on this machine: agp-edge build-engine BUNDLE"
 FATAL = 4
 
 
-def _import() -> Any:
+def import_onnxruntime() -> Any:
+    """The package.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     return import_extra("onnxruntime", "onnxruntime", "running ONNX graphs")
 
 
 def _options(threads: int | None = None) -> Any:
-    ort = _import()
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     # What is an error it raises as well, and that is told in a line of ours. Its allocator logs beside the session.
     options.log_severity_level = FATAL
@@ -61,15 +73,17 @@ def _options(threads: int | None = None) -> Any:
     return options
 
 
-def _make_session(model: str | bytes, options: Any, provider: str = CPU) -> Any:
+def _make_session(
+    model: str | bytes, options: Any, provider: str = CPU, settings: Mapping[str, str] = NO_SETTINGS
+) -> Any:
     """A session on a provider and no other.
 
     Raises:
         ArtefactError: ONNX Runtime leaves the provider out, as where CUDA's libraries do not load.
     """
-    chosen: Any = (CUDA, CUDA_SETTINGS) if provider == CUDA else provider
+    chosen: Any = (CUDA, {**CUDA_SETTINGS, **settings}) if provider == CUDA else provider
     # Its fall-back tries the same provider once more, or the CPU instead, and prints about that on stdout.
-    session = _import().InferenceSession(model, options, providers=[chosen], enable_fallback=False)
+    session = import_onnxruntime().InferenceSession(model, options, providers=[chosen], enable_fallback=False)
     if provider not in session.get_providers():
         raise ArtefactError(
             f"ONNX Runtime does not start its {provider} here",
@@ -80,7 +94,7 @@ def _make_session(model: str | bytes, options: Any, provider: str = CPU) -> Any:
 
 def choose_provider() -> str:
     """Where engines that are built here are to run: on the GPU if ONNX Runtime can use one and the driver offers one."""
-    return CUDA if CUDA in _import().get_available_providers() and probe_gpus()[0] else CPU
+    return CUDA if CUDA in import_onnxruntime().get_available_providers() and probe_gpus()[0] else CPU
 
 
 @contextlib.contextmanager
@@ -95,7 +109,7 @@ def _translated(what: str, hint: str) -> Iterator[None]:
     except AgpEdgeError:
         raise
     except Exception as error:
-        title = f"ONNX Runtime {_import().__version__} {what}"
+        title = f"ONNX Runtime {import_onnxruntime().__version__} {what}"
         if is_no_memory(error):
             lack = no_memory("do it")
             raise ArtefactError(f"{title}: {lack.what}", lack.hint) from error
@@ -119,6 +133,80 @@ def _describe(value: Any) -> tuple[str, str, list[Any]]:
     return value.name, value.type, value.shape
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A graph that ONNX Runtime has loaded, held against our interface.
+
+    Attributes:
+        session: ONNX Runtime's.
+        entry: name of its input.
+        shapes: of its tensors.
+        where: the file, for errors.
+    """
+
+    session: Any
+    entry: str
+    shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+    where: str
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Around a run: an error of ONNX Runtime's becomes one of ours."""
+        return _translated(f"fails in {self.where}", REBUILD)
+
+
+def load_graph(
+    model: Path,
+    data: bytes | None,
+    frame: FrameSpec,
+    threads: int | None = None,
+    provider: str = CPU,
+    settings: Mapping[str, str] = NO_SETTINGS,
+) -> Loaded:
+    """Load a graph.
+
+    Args:
+        model: the file.
+        data: its bytes, where they were read and verified: then it is not read again.
+        frame: what it must take.
+        threads: inside an operator; all of this process's cores by default.
+        provider: `CPU` or `CUDA`.
+        settings: of the provider.
+
+    Raises:
+        ArtefactError: ONNX Runtime does not load it, or its inputs and outputs are not ours.
+    """
+    import_onnxruntime()
+    # ONNX Runtime opens whatever file a graph names for its weights.
+    if data is None:
+        check_onnx(model)
+    else:
+        check_onnx_bytes(data, str(model))
+    with _translated(f"does not load {model}", REBUILD):
+        session = _make_session(str(model) if data is None else data, _options(threads), provider, settings)
+        inputs = [_describe(value) for value in session.get_inputs()]
+        outputs = {value.name: _describe(value) for value in session.get_outputs()}
+    batch, *size = frame.batch, *frame.shape
+    score, cells = (outputs.get(name, ("", "", [])) for name in OUTPUTS)
+    fits = (
+        [value[1:] for value in inputs] == [("tensor(uint8)", [batch, *size])]
+        and score[1:] == ("tensor(float)", [batch])
+        and cells[1] == "tensor(float)"
+        and len(cells[2]) == 3
+        and cells[2][0] == batch
+    )
+    if not fits:
+        raise ArtefactError(
+            f"{model} is no graph of ours: it takes {quote(inputs)} and gives {quote(list(outputs.values()))}",
+            f"expected uint8 {[batch, *size]} in, float32 score [N] and anomaly_map [N, h, w] out: export the run again",
+        )
+    entry = inputs[0][0]
+    shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        entry: (np.dtype(np.uint8), (batch, *size)),
+        **{name: (np.dtype(np.float32), tuple(outputs[name][2])) for name in OUTPUTS},
+    }
+    return Loaded(session, entry, shapes, str(model))
+
+
 class OnnxRuntimeSession(Session):
     """A graph in ONNX Runtime on the CPU.
 
@@ -128,7 +216,6 @@ class OnnxRuntimeSession(Session):
         precision: what its graph is, for reports.
         threads: threads inside an operator; all of this process's cores by default.
         data: the bytes that were verified: then the file is not read again.
-        provider: `CPU` or `CUDA`.
 
     Raises:
         ArtefactError: ONNX Runtime does not load it, or its inputs and outputs are not ours.
@@ -142,65 +229,57 @@ class OnnxRuntimeSession(Session):
         threads: int | None = None,
         *,
         data: bytes | None = None,
-        provider: str = CPU,
     ) -> None:
-        _import()
-        self._provider = provider
         self.frame = frame
         self.precision = precision
-        # ONNX Runtime opens whatever file a graph names for its weights.
-        if data is None:
-            check_onnx(model)
-        else:
-            check_onnx_bytes(data, str(model))
-        with _translated(f"does not load {model}", REBUILD):
-            self._session = _make_session(str(model) if data is None else data, _options(threads), provider)
-            inputs = [_describe(value) for value in self._session.get_inputs()]
-            outputs = {value.name: _describe(value) for value in self._session.get_outputs()}
-        batch, *size = frame.batch, *frame.shape
-        score, cells = (outputs.get(name, ("", "", [])) for name in OUTPUTS)
-        fits = (
-            [value[1:] for value in inputs] == [("tensor(uint8)", [batch, *size])]
-            and score[1:] == ("tensor(float)", [batch])
-            and cells[1] == "tensor(float)"
-            and len(cells[2]) == 3
-            and cells[2][0] == batch
-        )
-        if not fits:
-            raise ArtefactError(
-                f"{model} is no graph of ours: it takes {quote(inputs)} and gives {quote(list(outputs.values()))}",
-                f"expected uint8 {[batch, *size]} in, float32 score [N] and anomaly_map [N, h, w] out: export the run again",
-            )
-        self._where = str(model)
-        self._input = inputs[0][0]
+        self._loaded: Loaded | None = load_graph(model, data, frame, threads)
 
-    def _infer(self, frames: NDArray[np.uint8]) -> Inference:
-        with _translated(f"fails in {self._where}", REBUILD):
-            score, anomaly_map = self._session.run(OUTPUTS, {self._input: frames})
-        # What a graph declares is a claim; what it gives is looked at.
-        if score.shape != frames.shape[:1] or anomaly_map.ndim != 3 or not anomaly_map.size:
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """See `Session.slots`: one, since the CPU that brings the frames is the one that computes."""
+        outputs = self._first_outputs()
+        return (CpuSlot(self.frame, self._open.session, self._open.entry, outputs, self._open.translated),)
+
+    def _first_outputs(self) -> dict[str, NDArray[np.float32]]:
+        """What a first run gives: what a graph declares is a claim, what it gives is looked at."""
+        loaded = self._open
+        black = np.zeros((self.frame.batch, *self.frame.shape), np.uint8)
+        with loaded.translated():
+            score, anomaly_map = loaded.session.run(OUTPUTS, {loaded.entry: black})
+        if score.shape != (self.frame.batch,) or anomaly_map.ndim != 3 or not anomaly_map.size:
             raise ArtefactError(
-                f"{self._where} gives a score of {list(score.shape)} and a map of {list(anomaly_map.shape)} "
-                f"for {len(frames)} frames",
+                f"{loaded.where} gives a score of {list(score.shape)} and a map of {list(anomaly_map.shape)} "
+                f"for {self.frame.batch} frames",
                 REBUILD,
             )
-        return Inference(score, anomaly_map)
+        # Copies: the runtime's own memory may be read-only.
+        return {"score": score.copy(), "anomaly_map": anomaly_map.copy()}
+
+    @property
+    def _open(self) -> Loaded:
+        if self._loaded is None:
+            raise ValueError("this session is closed")
+        return self._loaded
+
+    def _infer(self, frames: NDArray[np.uint8]) -> Inference:
+        return infer_in(self.slots[0], frames)
 
     @property
     def runtime(self) -> dict[str, Any]:
         """See `Session.runtime`: frames stay in the memory that they were given in."""
         return {
-            "library": f"onnxruntime {_import().__version__}",
-            "device": "cuda" if self._provider == CUDA else "cpu",
-            "threads": self._session.get_session_options().intra_op_num_threads,
-            "transfers": self._provider == CUDA,
+            "library": f"onnxruntime {import_onnxruntime().__version__}",
+            "device": "cpu",
+            "threads": self._open.session.get_session_options().intra_op_num_threads,
+            "transfers": False,
             "cuda_graphs": False,
             "spin_wait": False,
         }
 
     def close(self) -> None:
         """Let go of the session."""
-        self._session = None
+        self._loaded = None
+        self.__dict__.pop("slots", None)
 
 
 def open_graph(bundle: Bundle, precision: Precision = "fp32") -> OnnxRuntimeSession:
@@ -248,7 +327,7 @@ class _OnnxRuntime:
 
     def unavailable(self) -> str | None:
         try:
-            _import()
+            import_onnxruntime()
         except InputError as error:
             return error.what
         return None
@@ -262,7 +341,7 @@ class _OnnxRuntime:
     def build(
         self, model: Path, plan: Path, options: BuildOptions, progress: Progress = silent
     ) -> BuildResult:
-        ort = _import()
+        ort = import_onnxruntime()
         refuse_precision(self, options.precision)
         options.refuse("ONNX Runtime", NOT_FOR_A_CPU)
         provider = choose_provider()
@@ -277,7 +356,9 @@ class _OnnxRuntime:
         device = {"machine": platform.machine(), "provider": provider}
         return BuildResult(ort.__version__, device, True, layers)
 
-    def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
+    def open(
+        self, plan: Path, sidecar: Sidecar, data: bytes | None = None, options: RunOptions = RUN_AS_USUAL
+    ) -> Session:
         machine = sidecar.device.get("machine")
         if machine != platform.machine():
             raise ArtefactError(
@@ -293,7 +374,12 @@ class _OnnxRuntime:
         if provider == CUDA and choose_provider() != CUDA:
             lack = probe_gpus()[1] or "this ONNX Runtime has no CUDA provider"
             raise ArtefactError(f"engine {plan} was built for CUDA: {lack}", REBUILD)
-        return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision, data=data, provider=provider)
+        if provider == CUDA:
+            from agp_edge.engines.onnxruntime_gpu import OnnxRuntimeGpuSession
+
+            return OnnxRuntimeGpuSession(plan, sidecar.frame, sidecar.precision, data=data, options=options)
+        options.refuse("the CPU")
+        return OnnxRuntimeSession(plan, sidecar.frame, sidecar.precision, data=data)
 
 
 def get_backend(name: str) -> Backend:

@@ -30,6 +30,7 @@ from agp_edge.engines.base import (
     Session,
     refuse_precision,
 )
+from agp_edge.engines.run_options import RUN_AS_USUAL, RunOptions
 from agp_edge.engines.sidecar import Layers, Sidecar
 from agp_edge.errors import AgpEdgeError, ArtefactError, quote
 from agp_edge.extras import import_extra
@@ -306,7 +307,10 @@ class _OpenVino:
             _version(ov), {"machine": platform.machine(), "device": DEVICE}, True, layers_of(compiled)
         )
 
-    def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
+    def open(
+        self, plan: Path, sidecar: Sidecar, data: bytes | None = None, options: RunOptions = RUN_AS_USUAL
+    ) -> Session:
+        options.refuse("the CPU")
         machine = sidecar.device.get("machine")
         if machine != platform.machine():
             raise ArtefactError(

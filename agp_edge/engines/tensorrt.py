@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agp_edge.engines.base import Backend, BuildOptions, BuildResult, Session, refuse_precision
 from agp_edge.engines.gpu import probe_gpus
+from agp_edge.engines.run_options import RUN_AS_USUAL, RunOptions
 from agp_edge.engines.sidecar import Layers, Sidecar
 from agp_edge.engines.tensorrt_callbacks import PERCENT, BuildMonitor, ErrorLog, deferred_signals
 from agp_edge.engines.tensorrt_capabilities import VARIANTS, Capabilities, choose_targets
@@ -130,9 +131,11 @@ class _TensorRT:
             trt.__version__, device, runs_here=not_run is None, layers=layers, notes=tuple(notes)
         )
 
-    def open(self, plan: Path, sidecar: Sidecar, data: bytes | None = None) -> Session:
+    def open(
+        self, plan: Path, sidecar: Sidecar, data: bytes | None = None, options: RunOptions = RUN_AS_USUAL
+    ) -> Session:
         module = check_suits(plan, sidecar, self._variant, probe_gpus, lambda: self._load("running"))
-        return TensorRTSession(self._variant.title, module, plan, sidecar, data)
+        return TensorRTSession(self._variant.title, module, plan, sidecar, data, options)
 
     def _load(self, doing: str = "building") -> ModuleType:
         variant = self._variant

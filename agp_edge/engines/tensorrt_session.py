@@ -1,14 +1,14 @@
-"""An engine of TensorRT or TensorRT-RTX at work: frames to the GPU, scores and maps back.
+"""An engine of TensorRT or TensorRT-RTX at work: a plan, and as many contexts of it as batches may be under way.
 
-One stream, and buffers that are allocated once. The calls are checked by type against TensorRT 10.3 and 11, and tried on modules
+How frames come and verdicts go is in `gpu_slots`. The calls are checked by type against TensorRT 10.3 and 11, and tried on modules
 that stand in for TensorRT and the driver; the project has run none of this on a GPU yet.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agp_edge.cuda import Device, DeviceMemory, PinnedMemory, Resource, Stream, load_driver, open_device
-from agp_edge.engines.base import Inference, Session
+from agp_edge.cuda import DeviceMemory, Resource, load_driver, open_device
+from agp_edge.engines.base import Inference, Session, infer_in
 from agp_edge.engines.gpu import Gpu
+from agp_edge.engines.gpu_slots import GpuSlots, Run, Shapes, Streams
+from agp_edge.engines.run_options import RUN_AS_USUAL, RunOptions
 from agp_edge.engines.sidecar import Sidecar
+from agp_edge.engines.slots import Slot
 from agp_edge.engines.tensorrt_callbacks import ErrorLog
 from agp_edge.engines.tensorrt_network import Tensor, check_tensors
 from agp_edge.errors import ArtefactError, MissingExtraError, WorkStoppedError
@@ -63,36 +66,49 @@ class TensorRTSession(Session):
         plan: the file, already verified.
         sidecar: what is known of it.
         data: the bytes that were verified: then the file is not read again.
+        options: how to run.
 
     Raises:
+        InputError: mapped memory was asked for and the GPU maps none.
         MissingExtraError: no binding of CUDA is installed.
         ArtefactError: no GPU, too little memory on it, or a plan that TensorRT does not take or that is none of ours.
         DeviceLostError: the GPU failed.
     """
 
     def __init__(
-        self, title: str, module: ModuleType, plan: Path, sidecar: Sidecar, data: bytes | None = None
+        self,
+        title: str,
+        module: ModuleType,
+        plan: Path,
+        sidecar: Sidecar,
+        data: bytes | None = None,
+        options: RunOptions = RUN_AS_USUAL,
     ) -> None:
         self.frame = sidecar.frame
         self.precision = sidecar.precision
         self._library = f"{title} {module.__version__}"
+        self._options = options
         core = _dla_core(plan, sidecar.device)
         with contextlib.ExitStack() as held:
             # Before any object of TensorRT is made: without a driver that can end the process.
             self._device = held.enter_context(open_device())
-            self._stream = held.enter_context(Stream(self._device))
-            # What is entered last is closed first: the engine, and then the buffers that it has the addresses of.
-            buffers = held.enter_context(contextlib.ExitStack())
+            free, _ = self._device.memory
+            streams = held.enter_context(Streams(self._device))
+            # What is entered last is closed first. TensorRT's own memory is used by what it makes, so it goes after that.
+            scratch = held.enter_context(contextlib.ExitStack())
             self._plan = held.enter_context(
                 _Plan(module, self._library, plan, plan.read_bytes() if data is None else data, core)
             )
-            self._frames, self._outputs = self._allocate(module, plan, buffers)
+            shapes = self._shapes(module, plan)
+            runs = self._make_runs(scratch, held)
+            self._gpu_slots = held.enter_context(
+                GpuSlots(self._device, streams, self.frame, shapes, runs, options)
+            )
+            self._device_memory_bytes = max(0, free - self._device.memory[0])
             self._held = held.pop_all()
 
-    def _allocate(
-        self, module: ModuleType, plan: Path, held: contextlib.ExitStack
-    ) -> tuple[_Buffer, dict[str, _Buffer]]:
-        """Hold the plan's tensors against our interface and the sidecar's frame, and give each its memory."""
+    def _shapes(self, module: ModuleType, plan: Path) -> Shapes:
+        """The plan's tensors, held against our interface and the sidecar's frame."""
         inputs, outputs = self._plan.tensors()
         check_tensors(module, inputs, outputs, f"engine {plan}", BUILD_AGAIN)
         expected = [self.frame.batch, *self.frame.shape]
@@ -100,66 +116,35 @@ class TensorRTSession(Session):
             raise ArtefactError(
                 f"engine {plan} takes frames of {inputs[0][2]}, its sidecar says {expected}", BUILD_AGAIN
             )
-        buffers = {}
-        for name, kind, shape in (*inputs, *outputs):
-            buffers[name] = _Buffer(self._device, held, TYPES[kind], shape)
-            self._plan.bind(name, buffers[name].there.address)
-        return buffers.pop(inputs[0][0]), buffers
+        return {name: (TYPES[kind], tuple(shape)) for name, kind, shape in (*inputs, *outputs)}
+
+    def _make_runs(self, scratch: contextlib.ExitStack, held: contextlib.ExitStack) -> list[Run]:
+        """A context for each slot. They compute one after the other, and so in the same memory."""
+        size = self._plan.scratch_bytes
+        address = scratch.enter_context(DeviceMemory(self._device, size)).address if size else 0
+        return [held.enter_context(_PlanRun(self._plan, address)) for _ in range(self._options.slots)]
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """See `Session.slots`."""
+        return self._gpu_slots.slots
 
     def _infer(self, frames: NDArray[np.uint8]) -> Inference:
-        self._frames.array[:] = frames
-        with self._stream.awaited():
-            # First of all: it makes the device's context that of this thread, which TensorRT goes by.
-            self._stream.copy_in(self._frames.here, self._frames.there)
-            self._plan.execute(self._stream.handle)
-            for output in self._outputs.values():
-                self._stream.copy_out(output.there, output.here)
-        # Copies: the next frame's come to the same place.
-        return Inference(self._outputs["score"].array.copy(), self._outputs["anomaly_map"].array.copy())
+        return infer_in(self.slots[0], frames)
 
     @property
     def runtime(self) -> dict[str, Any]:
-        """See `Session.runtime`: every frame goes to the GPU's memory, and its map comes back."""
+        """See `Session.runtime`: a time of `infer` includes the map's way back."""
         return {
             "library": self._library,
             "device": self._device.name,
-            "transfers": True,
-            "cuda_graphs": False,
-            "spin_wait": not self._device.sleeps,
+            **self._gpu_slots.runtime,
+            "device_memory_bytes": self._device_memory_bytes,
         }
 
     def close(self) -> None:
         """Free the engine, then its memory, and let go of the GPU."""
         self._held.close()
-
-
-class _Buffer:
-    """A tensor's memory, on the device and page-locked beside it.
-
-    Args:
-        device: whose.
-        held: what closes it.
-        kind: of an element.
-        shape: of the tensor.
-
-    Attributes:
-        there: on the device.
-        here: on the host.
-    """
-
-    def __init__(
-        self, device: Device, held: contextlib.ExitStack, kind: np.dtype[Any], shape: list[int]
-    ) -> None:
-        size = math.prod(shape) * kind.itemsize
-        self.there = held.enter_context(DeviceMemory(device, size))
-        self.here = held.enter_context(PinnedMemory(device, size))
-        self._kind = kind
-        self._shape = shape
-
-    @property
-    def array(self) -> NDArray[Any]:
-        """The host's side as what it holds; a view."""
-        return self.here.array.view(self._kind).reshape(self._shape)
 
 
 class _Plan(Resource):
@@ -180,7 +165,6 @@ class _Plan(Resource):
 
     _runtime: trt.Runtime
     _engine: trt.ICudaEngine
-    _context: trt.IExecutionContext
 
     def __init__(self, module: ModuleType, library: str, plan: Path, data: bytes, core: int | None) -> None:
         self._module = module
@@ -218,10 +202,7 @@ class _Plan(Resource):
             self._runtime.DLA_core = core
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
-            raise self._refused("does not take")
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise self._refused("has no room for")
+            raise self.refused("does not take")
 
     def tensors(self) -> tuple[list[Tensor], list[Tensor]]:
         """What goes in and what comes out.
@@ -250,37 +231,94 @@ class _Plan(Resource):
             (inputs if given else outputs).append((name, kind, shape))
         return inputs, outputs
 
-    def bind(self, name: str, address: int) -> None:
-        """Say where a tensor lies on the device.
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory of the device that a run computes in."""
+        return int(self._engine.device_memory_size_v2)
+
+    def make_context(self) -> trt.IExecutionContext:
+        """A context that needs to be told where it computes.
 
         Raises:
-            ArtefactError: TensorRT does not take that address.
-        """
-        if not self._context.set_tensor_address(name, address):
-            raise self._refused(f"takes no memory for {name} of")
-
-    def execute(self, stream: int) -> None:
-        """Queue a run over what lies in the tensors' memory.
-
-        Raises:
-            WorkStoppedError: TensorRT does not.
+            ArtefactError: TensorRT has no room for it.
         """
         self._check_open()
+        if not TYPE_CHECKING:
+            trt = self._module
         self._log.errors.clear()
-        if not self._context.execute_async_v3(stream):
+        made = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if made is None:
+            raise self.refused("has no room for")
+        return made
+
+    def check_ran(self, queued: bool) -> None:
+        """Raise what TensorRT said where it did not queue a run.
+
+        Raises:
+            WorkStoppedError: it did not.
+        """
+        if not queued:
             raise WorkStoppedError(
                 f"{self._library} does not run engine {self._path}: {self._log.first('no reason given')}",
                 f"start the command again; if it comes back, {BUILD_AGAIN}",
             )
 
-    def _refused(self, what: str) -> ArtefactError:
+    def begin(self) -> None:
+        """What TensorRT says from now on is of what is asked of it next.
+
+        Raises:
+            ValueError: the plan is closed.
+        """
+        self._check_open()
+        self._log.errors.clear()
+
+    def refused(self, what: str) -> ArtefactError:
+        """The error for what TensorRT does not do with the plan."""
         return ArtefactError(
             f"{self._library} {what} engine {self._path}: {self._log.first('no reason given')}", BUILD_AGAIN
         )
 
     def _free(self) -> None:
-        for name in ("_context", "_engine", "_runtime"):
+        for name in ("_engine", "_runtime"):
             self.__dict__.pop(name, None)
+
+
+class _PlanRun(Resource):
+    """An execution context of TensorRT, for one slot: a `Run`. It has memory of its own for little.
+
+    Args:
+        plan: must outlive this.
+        scratch: where it computes; contexts that compute one after the other may share it.
+
+    Raises:
+        ArtefactError: there is no room for a context.
+    """
+
+    captures_itself = False
+
+    def __init__(self, plan: _Plan, scratch: int) -> None:
+        self._plan = plan
+        self._context = plan.make_context()
+        size = plan.scratch_bytes
+        if size:
+            self._context.set_device_memory(scratch, size)
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """See `Run.bind`."""
+        self._check_open()
+        self._plan.begin()
+        for name, address in addresses.items():
+            if not self._context.set_tensor_address(name, address):
+                raise self._plan.refused(f"takes no memory for {name} of")
+
+    def queue(self, stream: int) -> None:
+        """See `Run.queue`."""
+        self._check_open()
+        self._plan.begin()
+        self._plan.check_ran(self._context.execute_async_v3(stream))
+
+    def _free(self) -> None:
+        del self._context
 
 
 def _dla_core(plan: Path, device: Mapping[str, Any]) -> int | None:

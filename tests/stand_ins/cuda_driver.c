@@ -26,19 +26,20 @@ static job jobs[MOST];
 static graph writing;
 static address capturing;
 static long last_number;
-static int count_things, count_jobs, retained, wrong, active, offered = 1, integrated, no_graphs;
+static int count_things, count_jobs, retained, wrong, active, offered = 1, integrated, maps, no_graphs;
 static int failing_in, failing_code, failing_sticky, lost;
 static char log_of_calls[1 << 16];
 static __thread int current;
 
 /* --- for the tests ---------------------------------------------------------------------------------- */
 
-void stand_in_reset(int devices, int is_integrated, int is_active) {
+void stand_in_reset(int devices, int is_integrated, int is_active, int does_map) {
     count_things = count_jobs = retained = wrong = failing_in = lost = current = no_graphs = 0;
     capturing = 0;
     offered = devices;
     integrated = is_integrated;
     active = is_active;
+    maps = does_map;
     log_of_calls[0] = 0;
 }
 
@@ -201,7 +202,7 @@ int cuDeviceGetName(char *name, int length, int device) {
 }
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : attribute == 19 ? 1 : -1;
+    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : attribute == 19 ? maps : -1;
     return enter("cuDeviceGetAttribute");
 }
 

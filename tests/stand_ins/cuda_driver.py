@@ -53,19 +53,24 @@ class StandIn:
         devices: how many GPUs it offers.
         integrated: whether they are.
         active: whether their primary context was made by another.
+        maps: whether they use the host's memory where it lies.
     """
 
-    def __init__(self, devices: int = 1, *, integrated: bool = False, active: bool = False) -> None:
+    def __init__(
+        self, devices: int = 1, *, integrated: bool = False, active: bool = False, maps: bool = True
+    ) -> None:
         assert os.environ.get(IN_USE), "these checks are run by `run_checks`"
         self._library = ctypes.CDLL(LIBRARY)
         self._library.stand_in_log.restype = ctypes.c_char_p
         self._library.stand_in_enqueue.argtypes = [ctypes.c_ulonglong, ctypes.c_void_p]
         self._kept: list[object] = []
-        self.restart(devices, integrated=integrated, active=active)
+        self.restart(devices, integrated=integrated, active=active, maps=maps)
 
-    def restart(self, devices: int = 1, *, integrated: bool = False, active: bool = False) -> None:
+    def restart(
+        self, devices: int = 1, *, integrated: bool = False, active: bool = False, maps: bool = True
+    ) -> None:
         """Begin anew, as another driver."""
-        self._library.stand_in_reset(devices, integrated, active)
+        self._library.stand_in_reset(devices, integrated, active, maps)
 
     def fail(self, number: int, code: int, *, sticky: bool = False) -> None:
         """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too."""

@@ -46,6 +46,11 @@ class TensorFormat(IntEnum):
     CHW4 = 3
 
 
+class ExecutionContextAllocationStrategy(IntEnum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
 class Severity(IntEnum):
     INTERNAL_ERROR = 0
     ERROR = 1
@@ -59,13 +64,15 @@ class ILogger:
 def write_plan(
     frame: tuple[int, int, int, int],
     fault: str = "",
+    scratch: int = 512,
     change: Callable[[dict[str, dict[str, Any]]], object] = lambda tensors: None,
 ) -> bytes:
     """A plan.
 
     Args:
         frame: (N, H, W, C).
-        fault: the call that fails.
+        fault: the call that fails; `execute-4` is a context's fourth run.
+        scratch: bytes of the device that it computes in.
         change: is given the tensors by name, to spoil them.
     """
     batch, height, width, _ = frame
@@ -75,7 +82,7 @@ def write_plan(
         "anomaly_map": {"mode": "OUTPUT", "type": "FLOAT", "shape": [batch, height // CELL, width // CELL]},
     }
     change(tensors)
-    return json.dumps({"tensors": tensors, "fault": fault}).encode()
+    return json.dumps({"tensors": tensors, "fault": fault, "scratch": scratch}).encode()
 
 
 def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
@@ -85,6 +92,9 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
         driver: that its engines run on.
         attributes: of each `Runtime` that it makes.
     """
+
+    def gone(at: dict[str, int]) -> None:
+        driver.misuse()
 
     class Part:
         """What TensorRT gives: it keeps what it was made of, and uses the device until it is let go."""
@@ -145,7 +155,13 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
         def get_tensor_format(self, name: str) -> TensorFormat:
             return TensorFormat[self.tensors[name].get("format", "LINEAR")]
 
-        def create_execution_context(self) -> Context | None:
+        @property
+        def device_memory_size_v2(self) -> int:
+            return int(self.plan["scratch"])
+
+        def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> Context | None:
+            if strategy != ExecutionContextAllocationStrategy.USER_MANAGED:
+                driver.misuse()
             if self.plan["fault"] == "context":
                 self.parent.logger.log(Severity.ERROR, "out of memory")
                 return None
@@ -157,7 +173,11 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
         def __init__(self, parent: Engine) -> None:
             super().__init__(parent)
             self.at: dict[str, int] = {}
+            self.scratch = (0, 0)
             self.runs = 0
+
+        def set_device_memory(self, memory: int, size: int) -> None:
+            self.scratch = (memory, size)
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
             self.at[name] = memory
@@ -166,27 +186,31 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
 
         def execute_async_v3(self, stream_handle: int) -> bool:
             driver.note("execute")
-            if self.parent.plan["fault"] == "execute":
-                self.runs += 1
+            self.runs += 1
+            if self.parent.plan["fault"] in ("execute", f"execute-{self.runs}"):
                 self.parent.parent.logger.log(Severity.ERROR, f"run {self.runs}: the shapes are not set")
                 return False
-            # Queued work does not keep its context: that is the session's to do.
-            run = weakref.WeakMethod(self.run)
-            driver.enqueue(stream_handle, lambda: (run() or driver.misuse)())
+            # Queued work does not keep its context: that is the session's to do. But the addresses are those of now.
+            run, at = weakref.WeakMethod(self.run), dict(self.at)
+            driver.enqueue(stream_handle, lambda: (run() or gone)(at))
             return True
 
-        def run(self) -> None:
-            frames = self.memory("frames")
+        def run(self, at: dict[str, int]) -> None:
+            memory, size = self.scratch
+            if size != self.parent.device_memory_size_v2:
+                driver.misuse()
+            ctypes.memset(memory, 1, size)
+            frames = self.memory("frames", at)
             batch, height, width, channels = frames.shape
             cells = frames.reshape(batch, height // CELL, CELL, width // CELL, CELL * channels)
-            self.memory("anomaly_map")[:] = cells.mean((2, 4)) / 255
-            self.memory("score")[:] = self.memory("anomaly_map").max((1, 2))
+            self.memory("anomaly_map", at)[:] = cells.mean((2, 4)) / 255
+            self.memory("score", at)[:] = self.memory("anomaly_map", at).max((1, 2))
 
-        def memory(self, name: str) -> NDArray[Any]:
+        def memory(self, name: str, at: dict[str, int]) -> NDArray[Any]:
             tensor = self.parent.tensors[name]
             kind = np.dtype({"UINT8": np.uint8, "FLOAT": np.float32}[tensor["type"]])
             size = math.prod(tensor["shape"]) * kind.itemsize
-            held = (ctypes.c_uint8 * size).from_address(self.at[name])
+            held = (ctypes.c_uint8 * size).from_address(at[name])
             array: NDArray[Any] = np.ctypeslib.as_array(held).view(kind).reshape(tensor["shape"])
             return array
 
@@ -194,5 +218,6 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
     vars(module).update(
         __version__=VERSION, Runtime=Runtime, ILogger=ILogger, DataType=DataType, TensorIOMode=TensorIOMode,
         TensorLocation=TensorLocation, TensorFormat=TensorFormat,
+        ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
     )  # fmt: skip
     return module

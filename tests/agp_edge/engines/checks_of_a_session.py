@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agp_edge.engines import Session, Sidecar, open_engine, tensorrt
+from agp_edge.engines import RunOptions, Session, Sidecar, open_engine, tensorrt
+from agp_edge.engines.base import infer_in
 from agp_edge.engines.gpu import Gpu
+from agp_edge.engines.run_options import RUN_AS_USUAL
 from agp_edge.engines.sidecar import sidecar_path
-from agp_edge.errors import AgpEdgeError, ArtefactError, DeviceLostError, WorkStoppedError
+from agp_edge.errors import AgpEdgeError, ArtefactError, DeviceLostError, InputError, WorkStoppedError
 from agp_edge.files import sha256_file, write_json
 from agp_edge.frame import FrameSpec
 from tests.stand_ins.cuda_driver import StandIn
@@ -49,10 +51,13 @@ def driver() -> Iterator[StandIn]:
 
 @pytest.fixture
 def open_plan(driver: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenPlan:
-    """`open_plan(plan, device={...}, **attributes of the runtime)`: through `open_engine`, as a command does."""
+    """`open_plan(plan, device={...}, options=..., **attributes of the runtime)`: through `open_engine`, as a command does."""
 
     def give(
-        plan: bytes = write_plan(SHAPE), device: dict[str, Any] | None = None, **attributes: Any
+        plan: bytes = write_plan(SHAPE),
+        device: dict[str, Any] | None = None,
+        options: RunOptions = RUN_AS_USUAL,
+        **attributes: Any,
     ) -> Session:
         monkeypatch.setitem(sys.modules, "tensorrt", make_module(driver, **attributes))
         # Which GPU is here is asked beforehand, and has tests of its own; these are of what the session asks.
@@ -66,7 +71,7 @@ def open_plan(driver: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             normal_scores=[], gate=None,
         )  # fmt: skip
         write_json(sidecar_path(path), sidecar.to_dict())
-        return open_engine(path)[0]
+        return open_engine(path, options)[0]
 
     return give
 
@@ -111,20 +116,112 @@ def test_frames_that_are_not_contiguous(open_plan: OpenPlan) -> None:
         np.testing.assert_allclose(session.infer(frames).anomaly_map, brightness(frames), rtol=1e-6)
 
 
-def test_what_is_allocated_once_and_what_a_frame_costs(open_plan: OpenPlan, driver: StandIn) -> None:
-    with open_plan() as session:
+GRAPH_FRAME = (
+    "cuMemcpyHtoDAsync", "cuEventRecord", "cuStreamWaitEvent", "cuGraphLaunch", "cuEventRecord", "cuEventSynchronize",
+)  # fmt: skip
+QUEUED_FRAME = (
+    "cuMemcpyHtoDAsync", "cuEventRecord", "cuStreamWaitEvent", "execute", "cuMemcpyDtoHAsync", "cuEventRecord",
+    "cuEventSynchronize",
+)  # fmt: skip
+MAPPED_FRAME = ("cuGraphLaunch", "cuEventRecord", "cuEventSynchronize")
+MAP = ("cuMemcpyDtoHAsync", "cuStreamSynchronize")
+OPTIONS = [
+    pytest.param(RunOptions(), GRAPH_FRAME, MAP, id="graph"),
+    pytest.param(RunOptions(cuda_graphs=False), QUEUED_FRAME, MAP, id="queued"),
+    pytest.param(RunOptions(memory="mapped"), MAPPED_FRAME, (), id="mapped"),
+]
+
+
+@pytest.mark.parametrize(("options", "frame", "anomaly_map"), OPTIONS)
+def test_what_a_frame_costs(
+    open_plan: OpenPlan, driver: StandIn, options: RunOptions, frame: tuple[str, ...], anomaly_map: tuple[str, ...]
+) -> None:  # fmt: skip
+    with open_plan(options=options) as session:
+        assert len(session.slots) == 3
+        for slot in session.slots:
+            frames = draw(2)
+            before = len(driver.calls())
+            slot.submit(frames)
+            score = slot.wait()
+            assert driver.calls()[before:] == list(frame)
+            np.testing.assert_allclose(score, brightness(frames).max((1, 2)), rtol=1e-6)
+            before = len(driver.calls())
+            for _ in range(2):
+                np.testing.assert_allclose(slot.anomaly_map(), brightness(frames), rtol=1e-6)
+            assert driver.calls()[before:] == list(anomaly_map), (
+                "the map is brought once, and only when asked for"
+            )
+
+
+@pytest.mark.parametrize(("slots", "memory"), [(1, "pinned"), (3, "pinned"), (2, "mapped")])
+def test_everything_is_allocated_once(open_plan: OpenPlan, driver: StandIn, slots: int, memory: str) -> None:
+    with open_plan(options=RunOptions(slots=slots, memory=memory)) as session:
         opened = driver.calls()
-        for name in ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate"):
-            assert opened.count(name) == (1 if name == "cuStreamCreate" else 3)
+        assert opened.count("cuMemHostAlloc") == 3 * slots
+        assert opened.count("cuMemAlloc") == 1 + (3 * slots if memory == "pinned" else 0), (
+            "and memory to compute in"
+        )
+        assert opened.count("cuStreamCreate") == 3
+        assert opened.count("cuGraphInstantiate") == opened.count("+context") == slots
         assert [call for call in opened if call.startswith("bind-")] == [
             "bind-frames", "bind-score", "bind-anomaly_map",
-        ]  # fmt: skip
-        for _ in range(2):
-            before = len(driver.calls())
-            session.infer(draw(2))
-            assert driver.calls()[before:] == [
-                "cuMemcpyHtoDAsync", "execute", "cuMemcpyDtoHAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize",
-            ]  # fmt: skip
+        ] * slots  # fmt: skip
+        sides = 2 if memory == "pinned" else 1
+        assert session.runtime["buffer_bytes"] == slots * sides * (2 * 48 * 64 * 3 + 2 * 4 + 2 * 6 * 8 * 4)
+
+
+def test_slots_are_under_way_at_once_and_keep_apart(open_plan: OpenPlan) -> None:
+    with open_plan() as session:
+        batches = [draw(2, seed) for seed in range(3)]
+        for slot, frames in zip(session.slots, batches, strict=True):
+            slot.submit(list(frames))
+        scores = [slot.wait().copy() for slot in session.slots]
+        maps = [slot.anomaly_map().copy() for slot in session.slots]
+    for frames, score, anomaly_map in zip(batches, scores, maps, strict=True):
+        np.testing.assert_allclose(anomaly_map, brightness(frames), rtol=1e-6)
+        np.testing.assert_array_equal(score, anomaly_map.max((1, 2)))
+
+
+def test_the_last_may_be_waited_for_first(open_plan: OpenPlan) -> None:
+    """Computing is in the order of `submit`; who waits for the last finds the others done."""
+    with open_plan() as session:
+        batches = [draw(2, seed) for seed in range(3)]
+        for slot, frames in zip(session.slots, batches, strict=True):
+            slot.submit(frames)
+        for slot, frames in zip(reversed(session.slots), reversed(batches), strict=True):
+            np.testing.assert_allclose(slot.wait(), brightness(frames).max((1, 2)), rtol=1e-6)
+
+
+def test_a_slot_that_is_submitted_to_before_it_was_waited_for(open_plan: OpenPlan) -> None:
+    """The copy of the first frames may still go on: it is waited for, not raced."""
+    first, second = draw(2, 1), draw(2, 2)
+    with open_plan() as session:
+        slot = session.slots[0]
+        slot.submit(first)
+        slot.submit(second)
+        np.testing.assert_allclose(slot.wait(), brightness(second).max((1, 2)), rtol=1e-6)
+
+
+def test_fewer_frames_than_a_batch(open_plan: OpenPlan) -> None:
+    with open_plan() as session:
+        slot = session.slots[0]
+        slot.submit(draw(2))
+        slot.wait()
+        one = draw(1, seed=5)
+        slot.submit(one)
+        assert slot.wait().shape == (1,)
+        np.testing.assert_allclose(slot.anomaly_map(), brightness(one), rtol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [draw(3), draw(2)[:, :40], draw(2).astype(np.int16), draw(0)])
+def test_frames_that_a_slot_does_not_take(open_plan: OpenPlan, driver: StandIn, frames: NDArray[Any]) -> None:
+    with open_plan() as session:
+        before = len(driver.calls())
+        with pytest.raises(InputError):
+            session.slots[0].submit(frames)
+        with pytest.raises(ValueError, match="nothing was submitted"):
+            session.slots[0].wait()
+        assert driver.calls()[before:] == []
 
 
 def test_what_a_time_of_it_includes(open_plan: OpenPlan) -> None:
@@ -132,30 +229,104 @@ def test_what_a_time_of_it_includes(open_plan: OpenPlan) -> None:
         assert session.runtime == {
             "library": f"TensorRT {VERSION}",
             "device": "stand-in",
+            "memory": "pinned",
             "transfers": True,
-            "cuda_graphs": False,
+            "cuda_graphs": True,
             "spin_wait": False,
+            "slots": 3,
+            "buffer_bytes": 3 * 2 * (2 * 48 * 64 * 3 + 2 * 4 + 2 * 6 * 8 * 4),
+            "device_memory_bytes": 0,
         }
 
 
-def test_a_context_that_another_made_may_spin_and_that_is_said(open_plan: OpenPlan, driver: StandIn) -> None:
-    driver.restart(active=True)
+# --- memory and graphs -----------------------------------------------------------------------------
+
+
+def test_on_an_integrated_gpu_both_kinds_of_memory_are_tried(open_plan: OpenPlan, driver: StandIn) -> None:
+    driver.restart(integrated=True)
     with open_plan() as session:
-        assert session.runtime["spin_wait"] is True
+        told = session.runtime
+        trial = told["memory_trial_ms"]
+        assert sorted(trial) == ["mapped", "pinned"]
+        faster = min(trial, key=lambda name: (trial[name], name))
+        assert (told["memory"], told["transfers"]) == (faster, faster == "pinned")
+        frames = draw(2)
+        np.testing.assert_allclose(session.infer(frames).anomaly_map, brightness(frames), rtol=1e-6)
+
+
+@pytest.mark.parametrize("memory", ["pinned", "mapped"])
+def test_what_is_asked_for_is_not_tried(open_plan: OpenPlan, driver: StandIn, memory: str) -> None:
+    driver.restart(integrated=True)
+    with open_plan(options=RunOptions(memory=memory)) as session:
+        assert session.runtime["memory"] == memory
+        assert "memory_trial_ms" not in session.runtime
+
+
+def test_mapped_memory_on_a_gpu_that_maps_none(open_plan: OpenPlan, driver: StandIn) -> None:
+    driver.restart(maps=False)
+    with pytest.raises(InputError, match="stand-in maps no memory of the host"):
+        open_plan(options=RunOptions(memory="mapped"))
+    driver.restart(integrated=True, maps=False)
+    with open_plan() as session:
+        assert session.runtime["memory"] == "pinned"
+
+
+@pytest.mark.parametrize("options", [RunOptions(memory="paged"), RunOptions(slots=0), RunOptions(slots=17)])
+def test_options_that_are_none(open_plan: OpenPlan, driver: StandIn, options: RunOptions) -> None:
+    with pytest.raises(InputError):
+        open_plan(options=options)
+    assert driver.calls() == []
+
+
+def test_a_plan_that_no_graph_can_hold_is_queued_and_that_is_said(
+    open_plan: OpenPlan, driver: StandIn
+) -> None:
+    driver.refuse_graphs()
+    with open_plan() as session:
+        assert session.runtime["cuda_graphs"] is False
+        assert session.runtime["no_cuda_graphs"].startswith(
+            "cuStreamEndCapture: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+        )
+        assert driver.calls().count("cuStreamBeginCapture") == 1, "one refusal is enough"
+        frames = draw(2)
+        np.testing.assert_allclose(session.infer(frames).anomaly_map, brightness(frames), rtol=1e-6)
+
+
+def test_a_plan_that_tensorrt_does_not_capture(open_plan: OpenPlan, driver: StandIn) -> None:
+    with open_plan(write_plan(SHAPE, "execute-4")) as session:
+        assert session.runtime["no_cuda_graphs"].endswith("run 4: the shapes are not set")
+        before = len(driver.calls())
+        session.infer(draw(2))
+        assert driver.calls()[before:] == [*QUEUED_FRAME, *MAP]
+
+
+def test_without_memory_to_compute_in(open_plan: OpenPlan, driver: StandIn) -> None:
+    with open_plan(write_plan(SHAPE, scratch=0)) as session:
+        assert driver.calls().count("cuMemAlloc") == 9
+        session.infer(draw(2))
 
 
 def test_engine_before_memory_before_stream_before_device(open_plan: OpenPlan, driver: StandIn) -> None:
-    session = open_plan()
+    session = open_plan(options=RunOptions(slots=1))
     session.infer(draw(1))
     before = len(driver.calls())
     session.close()
     session.close()
     assert driver.calls()[before:] == [
-        "-context", "-engine", "-runtime", *["cuMemFreeHost", "cuMemFree"] * 3, "cuStreamDestroy", "cuCtxSetCurrent",
+        *["cuStreamSynchronize"] * 3, "cuGraphExecDestroy", *["cuEventDestroy"] * 2, *["cuMemFree", "cuMemFreeHost"] * 3,
+        "-context", "-engine", "-runtime", "cuMemFree", *["cuStreamDestroy"] * 3, "cuCtxSetCurrent",
         "cuDevicePrimaryCtxRelease",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="is closed"):
         session.infer(draw(1))
+
+
+def test_frames_under_way_when_it_is_closed(open_plan: OpenPlan) -> None:
+    """Freeing their memory at once would pull it from under the copies, and the stand-in counts that as wrong."""
+    session = open_plan()
+    for slot in session.slots:
+        slot.submit(draw(2))
+    session.close()
 
 
 def test_another_thread_may_run_it(open_plan: OpenPlan) -> None:
@@ -265,35 +436,63 @@ def test_a_sidecar_whose_dla_is_none(open_plan: OpenPlan, driver: StandIn, dla: 
 # --- what fails on the way -------------------------------------------------------------------------
 
 
+def test_a_first_run_that_tensorrt_refuses(open_plan: OpenPlan) -> None:
+    with pytest.raises(
+        WorkStoppedError, match=r"does not run engine .*: run 1: the shapes are not set"
+    ) as info:
+        open_plan(write_plan(SHAPE, "execute"))
+    assert info.value.exit_code == 5
+
+
 def test_a_run_that_tensorrt_refuses(open_plan: OpenPlan, driver: StandIn) -> None:
-    with open_plan(write_plan(SHAPE, "execute")) as session:
-        for run in (1, 2):
-            with pytest.raises(
-                WorkStoppedError, match=rf"does not run engine .*: run {run}: the shapes are not set"
-            ) as info:
-                session.infer(draw(2))
-            assert info.value.exit_code == 5
-            assert driver.calls()[-1] == "cuStreamSynchronize", "the copy of the frame may still go on"
+    with open_plan(write_plan(SHAPE, "execute-5"), options=RunOptions(cuda_graphs=False)) as session:
+        session.infer(draw(2))
+        with pytest.raises(WorkStoppedError, match="run 5: the shapes are not set"):
+            session.infer(draw(2))
+        assert driver.calls()[-3:] == ["cuStreamSynchronize"] * 3, "the copy of the frame may still go on"
+        session.infer(draw(2))
 
 
 def test_a_run_refused_because_the_gpu_is_lost(open_plan: OpenPlan, driver: StandIn) -> None:
-    with open_plan(write_plan(SHAPE, "execute")) as session:
-        driver.fail(2, ILLEGAL_ADDRESS, sticky=True)
+    with open_plan(write_plan(SHAPE, "execute-4"), options=RunOptions(cuda_graphs=False)) as session:
+        driver.fail(4, ILLEGAL_ADDRESS, sticky=True)
         with pytest.raises(DeviceLostError, match="cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS"):
             session.infer(draw(2))
 
 
+def test_a_lost_gpu_is_told_at_every_frame_that_follows_and_not_when_it_is_closed(
+    open_plan: OpenPlan, driver: StandIn
+) -> None:
+    session = open_plan()
+    driver.fail(6, ILLEGAL_ADDRESS, sticky=True)
+    for slot, call in zip(session.slots, ("cuEventSynchronize", "cuMemcpyHtoDAsync"), strict=False):
+        with pytest.raises(DeviceLostError, match=f"{call}: CUDA_ERROR_ILLEGAL_ADDRESS"):
+            infer_in(slot, draw(2))
+    session.close()
+
+
 def one_frame(open_plan: OpenPlan) -> None:
-    with open_plan() as session:
+    with open_plan(options=RunOptions(slots=1)) as session:
         session.infer(draw(2))
 
 
-CALLS = (
-    "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", *["cuDeviceGetAttribute"] * 3, "cuDevicePrimaryCtxSetFlags",
-    "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuStreamCreate", *["cuMemAlloc", "cuMemHostAlloc"] * 3,
-    "cuMemcpyHtoDAsync", *["cuMemcpyDtoHAsync"] * 2, "cuStreamSynchronize", *["cuMemFreeHost", "cuMemFree"] * 3,
-    "cuStreamDestroy", "cuCtxSetCurrent", "cuDevicePrimaryCtxRelease",
+OPENING = (
+    "cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", *["cuDeviceGetAttribute"] * 4, "cuDevicePrimaryCtxSetFlags",
+    "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuMemGetInfo", *["cuStreamCreate"] * 3, "cuMemAlloc",
+    *["cuMemHostAlloc", "cuMemAlloc"] * 3, *["cuEventCreate"] * 2, *["cuMemcpyDtoHAsync"] * 3, "cuStreamSynchronize",
 )  # fmt: skip
+CAPTURING = (
+    "cuStreamBeginCapture",
+    "cuMemcpyDtoHAsync",
+    "cuStreamEndCapture",
+    "cuGraphInstantiate",
+    "cuGraphDestroy",
+)
+CLOSING = (
+    *["cuStreamSynchronize"] * 3, "cuGraphExecDestroy", *["cuEventDestroy"] * 2, *["cuMemFree", "cuMemFreeHost"] * 3,
+    "cuMemFree", *["cuStreamDestroy"] * 3, "cuCtxSetCurrent", "cuDevicePrimaryCtxRelease",
+)  # fmt: skip
+CALLS = (*OPENING, *CAPTURING, "cuMemGetInfo", *GRAPH_FRAME, *MAP, *CLOSING)
 
 
 def test_the_calls_of_one_frame(open_plan: OpenPlan, driver: StandIn) -> None:

@@ -15,6 +15,7 @@ from agp_edge.engines import onnxruntime as backend
 from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.gpu import Gpu
 from agp_edge.engines.onnxruntime import OnnxRuntimeSession
+from agp_edge.engines.onnxruntime_gpu import OnnxRuntimeGpuSession
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import sha256_file, write_json
@@ -170,7 +171,7 @@ def test_on_a_gpu_it_says_what_the_cpu_says(tiny_model: Path, tmp_path: Path) ->
     frames = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3)).astype(np.uint8)
     with (
         OnnxRuntimeSession(tiny_model, frame) as cpu,
-        OnnxRuntimeSession(tmp_path / "plan", frame, provider="CUDAExecutionProvider") as gpu,
+        OnnxRuntimeGpuSession(tmp_path / "plan", frame) as gpu,
     ):
         np.testing.assert_allclose(gpu.infer(frames).score, cpu.infer(frames).score, rtol=1e-4)
         assert gpu.runtime["device"] == "cuda"

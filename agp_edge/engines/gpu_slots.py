@@ -1,0 +1,348 @@
+"""Slots on a GPU: a frame into page-locked memory, from there to the engine, the score back, and the map if somebody asks.
+
+Everything is allocated when the engine is opened. Three streams bring frames, compute, and fetch maps, so that the copies of
+one batch go on while its neighbour computes; computing is in the order of `submit`. Where it can be, a slot's run and the
+copy of its scores are one CUDA graph. Addresses are fixed inside a graph, so each slot has its own memory and graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agp_edge.cuda import CaptureError, Device, DeviceMemory, Event, Graph, PinnedMemory, Resource, Stream
+from agp_edge.engines.run_options import RunOptions
+from agp_edge.engines.slots import Frames, Slot
+from agp_edge.errors import DeviceLostError, InputError, WorkStoppedError
+from agp_edge.frame import FrameSpec
+
+SCORE, MAP = "score", "anomaly_map"
+WARM_UP_RUNS, TIMED_RUNS = 3, 11
+"""Before a slot is used, and of each kind of memory where the faster one is looked for."""
+
+
+class Run(Protocol):
+    """What a library runs for one slot, as an execution context of TensorRT."""
+
+    captures_itself: bool
+    """It is a CUDA graph already, or makes itself one."""
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Say where the tensors lie on the device, by name.
+
+        Raises:
+            ArtefactError: the library does not take that.
+        """
+
+    def queue(self, stream: int) -> None:
+        """Queue one run over what lies there.
+
+        Raises:
+            WorkStoppedError: the library does not.
+        """
+
+
+class Tensor:
+    """A tensor's memory: where the device finds it, and where the host does.
+
+    Args:
+        device: whose.
+        held: what closes it.
+        kind: of an element.
+        shape: of the tensor.
+        mapped: the device uses the host's memory; else it has its own, and there are copies.
+
+    Attributes:
+        address: in the device's addresses.
+        array: the host's side, as `kind` and `shape` say.
+        size: bytes of both sides.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        held: contextlib.ExitStack,
+        kind: np.dtype[Any],
+        shape: tuple[int, ...],
+        *,
+        mapped: bool,
+    ) -> None:
+        size = math.prod(shape) * kind.itemsize
+        self._here = held.enter_context(PinnedMemory(device, size))
+        self._there = None if mapped else held.enter_context(DeviceMemory(device, size))
+        self.address = self._here.mapped_address if self._there is None else self._there.address
+        self.array: NDArray[Any] = self._here.array.view(kind).reshape(shape)
+        self.size = size if mapped else 2 * size
+
+    def queue_copy_in(self, stream: Stream) -> bool:
+        """Queue the copy to the device, if one is needed; whether it is."""
+        if self._there is not None:
+            stream.copy_in(self._here, self._there)
+        return self._there is not None
+
+    def queue_copy_out(self, stream: Stream) -> bool:
+        """Queue the copy to the host, if one is needed; whether it is."""
+        if self._there is not None:
+            stream.copy_out(self._there, self._here)
+        return self._there is not None
+
+
+Shapes = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Name of a tensor -> type of an element and shape; one of them takes the frames, the others are `score` and `anomaly_map`."""
+
+
+class GpuSlots(Resource):
+    """The slots of one engine on one device, and what they share.
+
+    Args:
+        device: must outlive this, as the next three.
+        streams: of the engine.
+        frame: what the engine takes.
+        shapes: of its tensors.
+        runs: one for each slot.
+        options: how to run.
+        graphs_refused: why there can be no CUDA graphs, where that is known.
+
+    Attributes:
+        slots: as many as there are runs.
+
+    Raises:
+        InputError: mapped memory was asked for and the device does not map any.
+        ArtefactError: too little memory, or the library does not take it.
+        WorkStoppedError: the first run failed.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        streams: Streams,
+        frame: FrameSpec,
+        shapes: Shapes,
+        runs: Sequence[Run],
+        options: RunOptions,
+        graphs_refused: str | None = None,
+    ) -> None:
+        self._streams = streams
+        self._options = options
+        self._trial_ms: dict[str, float] = {}
+        self._graphs_refused = graphs_refused if options.cuda_graphs else "they were not wanted"
+        with contextlib.ExitStack() as held:
+            self._mapped = self._choose_memory(device, frame, shapes, runs[0], options)
+            sleeps = not options.spin_wait
+            self.slots = tuple(
+                GpuSlot(device, streams, frame, shapes, run, held, mapped=self._mapped, sleeps=sleeps)
+                for run in runs
+            )
+            graphs = held.enter_context(contextlib.ExitStack())
+            # Last in, so first out: nothing runs any more when it is freed.
+            held.callback(streams.settle)
+            for slot in self.slots:
+                slot.warm_up()
+                if self._graphs_refused is None and not slot.captures_itself:
+                    self._graphs_refused = slot.capture(graphs)
+            self._held = held.pop_all()
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """What of `Session.runtime` is known here; `no_cuda_graphs` says why there are none, `memory_trial_ms` what was tried."""
+        facts: dict[str, Any] = {
+            "memory": "mapped" if self._mapped else "pinned",
+            "transfers": not self._mapped,
+            "cuda_graphs": self._graphs_refused is None,
+            "spin_wait": self._options.spin_wait,
+            "slots": len(self.slots),
+            "buffer_bytes": sum(slot.buffer_bytes for slot in self.slots),
+        }
+        if self._graphs_refused is not None:
+            facts["no_cuda_graphs"] = self._graphs_refused
+        if self._trial_ms:
+            facts["memory_trial_ms"] = self._trial_ms
+        return facts
+
+    def _choose_memory(
+        self, device: Device, frame: FrameSpec, shapes: Shapes, run: Run, options: RunOptions
+    ) -> bool:
+        """Whether the device is to use the host's memory."""
+        if options.memory == "mapped" and not device.maps_host_memory:
+            raise InputError(
+                f"{device.name} maps no memory of the host", "leave --memory out, or take pinned"
+            )
+        if options.memory != "auto" or not (device.integrated and device.maps_host_memory):
+            return options.memory == "mapped"
+        for name in ("pinned", "mapped"):
+            self._trial_ms[name] = self._time(device, frame, shapes, run, mapped=name == "mapped")
+        return self._trial_ms["mapped"] <= self._trial_ms["pinned"]
+
+    def _time(self, device: Device, frame: FrameSpec, shapes: Shapes, run: Run, *, mapped: bool) -> float:
+        """Milliseconds that a batch takes from the host's memory to its scores, by the median."""
+        with contextlib.ExitStack() as held:
+            slot = GpuSlot(device, self._streams, frame, shapes, run, held, mapped=mapped, sleeps=False)
+            held.callback(self._streams.settle)
+            black = np.zeros((frame.batch, *frame.shape), np.uint8)
+            times = []
+            for _ in range(WARM_UP_RUNS + TIMED_RUNS):
+                begin = time.perf_counter()
+                slot.submit(black)
+                slot.wait()
+                times.append((time.perf_counter() - begin) * 1e3)
+        return statistics.median(times[WARM_UP_RUNS:])
+
+    def _free(self) -> None:
+        for slot in self.slots:
+            slot.retire()
+        self._held.close()
+
+
+class Streams(Resource):
+    """The three streams of an engine.
+
+    Args:
+        device: must outlive this.
+
+    Attributes:
+        inward: brings frames.
+        compute: runs the engine, and brings scores.
+        outward: brings maps.
+    """
+
+    def __init__(self, device: Device) -> None:
+        with contextlib.ExitStack() as held:
+            self.inward, self.compute, self.outward = (held.enter_context(Stream(device)) for _ in range(3))
+            self._held = held.pop_all()
+
+    def settle(self) -> None:
+        """Wait until nothing that was queued is at a buffer any more, whether it went well or not."""
+        for stream in (self.inward, self.compute, self.outward):
+            stream.settle()
+
+    def _free(self) -> None:
+        self._held.close()
+
+
+class GpuSlot(Slot):
+    """One batch on a GPU.
+
+    Args:
+        device: whose.
+        streams: of the engine.
+        frame: what the engine takes.
+        shapes: of its tensors.
+        run: of this slot alone; it is bound to this slot's memory.
+        held: what closes it all.
+        mapped: see `Tensor`.
+        sleeps: whether a thread that waits for it sleeps.
+
+    Attributes:
+        buffer_bytes: of its tensors, on both sides.
+        captures_itself: as the run says.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        streams: Streams,
+        frame: FrameSpec,
+        shapes: Shapes,
+        run: Run,
+        held: contextlib.ExitStack,
+        *,
+        mapped: bool,
+        sleeps: bool,
+    ) -> None:
+        super().__init__(frame)
+        self._device = device
+        self._streams = streams
+        self._run = run
+        self._graph: Graph | None = None
+        tensors = {
+            name: Tensor(device, held, kind, shape, mapped=mapped) for name, (kind, shape) in shapes.items()
+        }
+        run.bind({name: tensor.address for name, tensor in tensors.items()})
+        self.buffer_bytes = sum(tensor.size for tensor in tensors.values())
+        self.captures_itself = run.captures_itself
+        self._score, self._map = tensors.pop(SCORE), tensors.pop(MAP)
+        (self._frames,) = tensors.values()
+        self._places = list(self._frames.array)
+        self._arrived = held.enter_context(Event(device, sleeps=sleeps))
+        self._done = held.enter_context(Event(device, sleeps=sleeps))
+        self._under_way = self._map_is_here = self._retired = False
+
+    def retire(self) -> None:
+        """Its memory goes: nothing is submitted any more, and nothing is looked at."""
+        self._retired = True
+
+    def _check_not_retired(self) -> None:
+        if self._retired:
+            raise ValueError("the session of this slot is closed")
+
+    def warm_up(self) -> None:
+        """Run over whatever lies there: in their first runs libraries load, allocate, and make graphs.
+
+        Raises:
+            WorkStoppedError: it fails.
+        """
+        for _ in range(WARM_UP_RUNS):
+            self._queue_run()
+        self._streams.compute.synchronize()
+
+    def capture(self, held: contextlib.ExitStack) -> str | None:
+        """Make the run and the copy of its scores one CUDA graph; why it cannot be, where it cannot."""
+        try:
+            self._graph = held.enter_context(Graph(self._device, self._streams.compute, self._queue_run))
+        except DeviceLostError:
+            raise
+        except (CaptureError, WorkStoppedError) as error:
+            return error.what
+        return None
+
+    def _queue_run(self) -> None:
+        self._device.use()
+        self._run.queue(self._streams.compute.handle)
+        self._score.queue_copy_out(self._streams.compute)
+
+    def _submit(self, frames: Frames, count: int) -> None:
+        self._check_not_retired()
+        if self._under_way:
+            # The copy of the frames before would read these.
+            self._wait()
+        streams = self._streams
+        for place, frame in zip(self._places, frames, strict=False):
+            np.copyto(place, frame)
+        self._map_is_here = False
+        try:
+            if self._frames.queue_copy_in(streams.inward):
+                self._arrived.record(streams.inward)
+                self._arrived.hold(streams.compute)
+            if self._graph is None:
+                self._queue_run()
+            else:
+                self._graph.launch(streams.compute)
+            self._done.record(streams.compute)
+        except DeviceLostError:
+            raise  # Nothing runs on it any more.
+        except BaseException:
+            streams.settle()
+            raise
+        self._under_way = True
+
+    def _wait(self) -> NDArray[np.float32]:
+        self._check_not_retired()
+        if self._under_way:
+            self._done.synchronize()
+            self._under_way = False
+        return self._score.array
+
+    def _anomaly_map(self) -> NDArray[np.float32]:
+        self._wait()
+        if not self._map_is_here:
+            if self._map.queue_copy_out(self._streams.outward):
+                self._streams.outward.synchronize()
+            self._map_is_here = True
+        return self._map.array
