@@ -1,6 +1,9 @@
 """Sources -> newest frame -> engine -> verdict -> sinks: owns the threads and the counts.
 
 For every source, always: captured = judged + dropped + failed.
+
+While the engine computes, what it said before is written, and the frames of files are brought ahead. A camera's frame is
+taken when the engine is free for it and not before: whatever waits in a queue gets old.
 """
 
 from __future__ import annotations
@@ -8,11 +11,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from agp_edge.engines.slots import Slot
 from agp_edge.errors import InputError
 from agp_edge.judging import JudgingEngine
 from agp_edge.latency import LatencyRecorder
@@ -20,7 +27,7 @@ from agp_edge.progress import Progress, silent
 from agp_edge.sinks import Judgement, Sink
 from agp_edge.sources.base import Frame, Source
 from agp_edge.sources.conform import conform
-from agp_edge.sources.reader import Reader
+from agp_edge.sources.reader import READ_AHEAD, Reader
 from agp_edge.verdict import find_regions
 
 STAGES = ("capture", "queue", "transfer", "compute", "post", "total")
@@ -28,6 +35,9 @@ STAGES = ("capture", "queue", "transfer", "compute", "post", "total")
 and regions. Sinks are not in it."""
 
 PROGRESS_INTERVAL_S = 0.1
+BATCH_WAIT_MS = 5.0
+"""How long a frame waits for others to share a batch with: cameras of one trigger are apart by less."""
+LONGEST_BATCH_WAIT_MS = 1000.0
 
 
 class _Line:
@@ -53,6 +63,24 @@ class _Line:
         }
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Frames on their way through the engine.
+
+    Attributes:
+        slot: where.
+        taken: each frame with its line and when it was handed over.
+        pixels: what the engine sees of each.
+        begin, ready: when they were taken, and when the engine had them.
+    """
+
+    slot: Slot
+    taken: list[tuple[_Line, Frame, int]]
+    pixels: list[NDArray[np.uint8]]
+    begin: int
+    ready: int
+
+
 class Stream:
     """Judges the frames of sources until they end, or until it is told to stop.
 
@@ -64,6 +92,7 @@ class Stream:
         sinks: get every verdict, in order; the stream closes them.
         every: judge every N-th frame of a source.
         frames: stop after so many verdicts.
+        batch_wait_ms: how long a frame waits for others, where the engine takes several at once.
         on_event: told in one line of what befalls a source; called from its thread.
 
     Raises:
@@ -78,6 +107,7 @@ class Stream:
         *,
         every: int = 1,
         frames: int | None = None,
+        batch_wait_ms: float = BATCH_WAIT_MS,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
         names = [source.name for source in sources]
@@ -89,16 +119,31 @@ class Stream:
         for value, flag in ((every, "--every"), (frames, "--frames")):
             if value is not None and value < 1:
                 raise InputError(f"{flag} {value} is no number of frames", "give 1 or more")
+        if not 0 <= batch_wait_ms <= LONGEST_BATCH_WAIT_MS:
+            raise InputError(
+                f"--batch-wait {batch_wait_ms} is no time that a frame may wait",
+                f"give milliseconds from 0 to {LONGEST_BATCH_WAIT_MS}",
+            )
         self._engine = engine
         self._sinks = list(sinks)
         self._frames = frames
+        self._batch_wait_ns = int(batch_wait_ms * 1e6)
         self._stopping = False
         self._changed = threading.Condition()
-        self._lines = [_Line(Reader(s, self._changed, every=every, on_event=on_event)) for s in sources]
+        ahead = max(READ_AHEAD, engine.session.frame.batch)
+        self._lines = [
+            _Line(Reader(s, self._changed, every=every, read_ahead=ahead, on_event=on_event)) for s in sources
+        ]
+        self._free = deque(engine.session.slots)
+        self._under_way: deque[_Batch] = deque()
+        # One slot is that of the batch whose verdicts are written.
+        live = any(source.live for source in sources)
+        self._most_under_way = 1 if live else max(1, len(self._free) - 1)
+        self._all_maps = any(sink.needs_maps for sink in self._sinks)
         self._turn = 0
         self._started = self._ended = time.monotonic()
         self._shown = 0.0
-        self._last: Judgement | None = None
+        self._last = ""
 
     @property
     def judged(self) -> int:
@@ -124,10 +169,10 @@ class Stream:
                 line.reader.start()
             while not self._stopping and not self._done():
                 self._raise_reader_errors()
-                taken = self._take()
-                if taken:
-                    self._judge(taken)
+                self._advance()
                 self._show(progress)
+            while self._under_way:
+                self._finish()
         finally:
             self._close()
         self._show(progress, last=True)
@@ -146,19 +191,79 @@ class Stream:
         }
 
     def _done(self) -> bool:
+        if self._under_way:
+            return False
         if self._frames is not None and self.judged >= self._frames:
             return True
         with self._changed:
             return all(line.reader.ended and not line.reader.waiting for line in self._lines)
 
-    def _take(self) -> list[tuple[_Line, Frame, int]]:
-        """Frames that wait, at most a batch of them, each source in its turn; none after half a second without."""
+    def _advance(self) -> None:
+        """Bring frames to the engine, or finish a batch if it has enough to do."""
+        if len(self._under_way) < self._most_under_way and self._bring(wait=not self._under_way):
+            return
+        if self._under_way:
+            self._finish()
+
+    def _bring(self, *, wait: bool) -> bool:
+        """Send frames on their way, if there are any and a slot is free; whether it did."""
+        taken = self._take(wait=wait) if self._free else []
+        if not taken:
+            return False
+        begin = time.monotonic_ns()
+        try:
+            pixels = [
+                conform(frame.pixels, self._engine.session.frame, frame.source) for _, frame, _ in taken
+            ]
+            self._free[0].submit(pixels)
+        except BaseException:
+            _count_failed(taken)
+            raise
+        self._under_way.append(_Batch(self._free.popleft(), taken, pixels, begin, time.monotonic_ns()))
+        return True
+
+    def _finish(self) -> None:
+        """Wait for the oldest batch, judge it, and give the verdicts to the sinks."""
+        batch = self._under_way.popleft()
+        unjudged = list(batch.taken)
+        try:
+            judgements = self._judge(batch)
+            if not self._stopping:
+                # The engine is free now: what is written below costs it nothing.
+                self._bring(wait=False)
+            for (line, _, _), judgement in zip(batch.taken, judgements, strict=True):
+                line.judged += 1
+                line.ng += judgement.verdict == "NG"
+                unjudged.pop(0)
+                for stage, value in judgement.latency_ms.items():
+                    line.latency[stage].record(value)
+                self._last = f"{judgement.verdict} {judgement.score:.3g}"
+                for sink in self._sinks:
+                    sink.write(judgement)
+        finally:
+            # What was taken and got no verdict failed, whatever the reason.
+            _count_failed(unjudged)
+        self._free.append(batch.slot)
+
+    def _take(self, *, wait: bool) -> list[tuple[_Line, Frame, int]]:
+        """Frames that wait, at most a batch of them, each source in its turn.
+
+        Args:
+            wait: for up to half a second until there is one; else only what is there.
+        """
         limit = self._engine.session.frame.batch
         if self._frames is not None:
-            limit = min(limit, self._frames - self.judged)
+            limit = min(
+                limit, self._frames - self.judged - sum(len(batch.taken) for batch in self._under_way)
+            )
         taken: list[tuple[_Line, Frame, int]] = []
         with self._changed:
-            self._changed.wait_for(self._something_new, timeout=0.5)
+            if wait:
+                self._changed.wait_for(self._something_new, timeout=0.5)
+                while (left_ns := self._wait_for_more_ns(limit)) > 0:
+                    self._changed.wait(left_ns / 1e9)
+            elif self._wait_for_more_ns(limit) > 0:
+                return []
             for _ in range(limit * len(self._lines)):
                 line = self._lines[self._turn % len(self._lines)]
                 self._turn += 1
@@ -166,41 +271,41 @@ class Stream:
                     taken.append((line, *line.reader.take()))
         return taken
 
+    def _wait_for_more_ns(self, limit: int) -> int:
+        """How long the frames that are here may still wait for others that would fit into their batch; 0 if not at all."""
+        readers = [line.reader for line in self._lines]
+        here = sum(reader.waiting for reader in readers)
+        if not 0 < here < limit or self._stopping or not any(reader.may_bring_more for reader in readers):
+            return 0
+        oldest = min(reader.oldest_ns for reader in readers if reader.waiting)
+        return max(0, oldest + self._batch_wait_ns - time.monotonic_ns())
+
     def _something_new(self) -> bool:
         readers = [line.reader for line in self._lines]
         return any(r.waiting or r.error for r in readers) or all(r.ended for r in readers)
 
-    def _judge(self, taken: list[tuple[_Line, Frame, int]]) -> None:
-        """Judge frames and give the verdicts to the sinks."""
+    def _judge(self, batch: _Batch) -> list[Judgement]:
+        """What the engine says of a batch; the maps are views of its slot."""
         session, judge = self._engine.session, self._engine.judge
-        begin = time.monotonic_ns()
-        unjudged = [line for line, _, _ in taken]
-        try:
-            pixels = [conform(frame.pixels, session.frame, frame.source) for _, frame, _ in taken]
-            batch = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-            ready = time.monotonic_ns()
-            result = session.infer(batch)
-            computed = time.monotonic_ns()
-            for i, (line, frame, handed) in enumerate(taken):
-                score = float(result.score[i])
-                verdict = judge.verdict(score)
-                regions = []
-                if verdict == "NG":
-                    size = (session.frame.width, session.frame.height)
-                    regions = find_regions(result.anomaly_map[i], judge.threshold, size)
-                p_value = judge.p_value(score)
-                end = time.monotonic_ns()
-                marks = (frame.captured_ns, handed, begin, ready, computed, end)
-                spans = [(after - before) / 1e6 for before, after in itertools.pairwise(marks)]
-                latency_ms = dict(zip(STAGES, [*spans, sum(spans)], strict=True))
-                line.judged += 1
-                line.ng += verdict == "NG"
-                unjudged.pop(0)
-                for stage, value in latency_ms.items():
-                    line.latency[stage].record(value)
-                self._last = Judgement(
-                    pixels=pixels[i],
-                    anomaly_map=result.anomaly_map[i],
+        scores = batch.slot.wait()
+        computed = time.monotonic_ns()
+        size = (session.frame.width, session.frame.height)
+        judgements = []
+        for i, (_, frame, handed) in enumerate(batch.taken):
+            score = float(scores[i])
+            verdict = judge.verdict(score)
+            # A map is brought from the engine only for those who look at it.
+            anomaly_map = batch.slot.anomaly_map()[i] if self._all_maps or verdict == "NG" else None
+            regions = []
+            if verdict == "NG" and anomaly_map is not None:
+                regions = find_regions(anomaly_map, judge.threshold, size)
+            p_value = judge.p_value(score)
+            marks = (frame.captured_ns, handed, batch.begin, batch.ready, computed, time.monotonic_ns())
+            spans = [(after - before) / 1e6 for before, after in itertools.pairwise(marks)]
+            judgements.append(
+                Judgement(
+                    pixels=batch.pixels[i],
+                    anomaly_map=anomaly_map,
                     wall_s=frame.wall_s,
                     clock=frame.clock,
                     source=frame.source,
@@ -210,17 +315,16 @@ class Stream:
                     threshold=judge.threshold,
                     p_value=p_value,
                     regions=regions,
-                    latency_ms=latency_ms,
+                    latency_ms=dict(zip(STAGES, [*spans, sum(spans)], strict=True)),
                     engine=self._engine.id,
                 )
-                for sink in self._sinks:
-                    sink.write(self._last)
-        finally:
-            # What was taken and got no verdict failed, whatever the reason.
-            for line in unjudged:
-                line.failed += 1
+            )
+        return judgements
 
     def _close(self) -> None:
+        for batch in self._under_way:
+            _count_failed(batch.taken)
+        self._under_way.clear()
         for line in self._lines:
             line.reader.request_stop()
         for line in self._lines:
@@ -246,8 +350,7 @@ class Stream:
         rate = judged / max(now - self._started, 1e-9)
         text = "judged, no verdict yet"
         if self._last:
-            verdict = f"{self._last.verdict} {self._last.score:.3g}"
-            text = f"judged, last {verdict}, {ng} NG, {dropped} dropped, {rate:.1f} frames/s"
+            text = f"judged, last {self._last}, {ng} NG, {dropped} dropped, {rate:.1f} frames/s"
         progress(judged, self._frames or 0, text)
 
     def _raise_reader_errors(self) -> None:
@@ -270,3 +373,8 @@ class Stream:
                     f"{reader.source.name} gave no frame",
                     "see that the file is whole, as with: ffprobe FILE",
                 )
+
+
+def _count_failed(taken: Sequence[tuple[_Line, Frame, int]]) -> None:
+    for line, _, _ in taken:
+        line.failed += 1

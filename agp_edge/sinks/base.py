@@ -19,7 +19,8 @@ class Judgement:
 
     Attributes:
         pixels: [H, W, C] uint8, BGR or mono: what the engine saw.
-        anomaly_map: [h, w] float32 at the network's own resolution.
+        anomaly_map: [h, w] float32 at the network's own resolution, good while it is written: who wants it longer
+            copies it. None of an OK frame, unless a sink needs maps.
         wall_s: seconds since the epoch at capture.
         clock: `sensor` or `arrival`.
         source: the source's name, without any password.
@@ -31,7 +32,7 @@ class Judgement:
     """
 
     pixels: NDArray[np.uint8]
-    anomaly_map: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32] | None
     wall_s: float
     clock: str
     source: str
@@ -45,7 +46,13 @@ class Judgement:
     engine: str
 
     def annotated(self) -> NDArray[np.uint8]:
-        """The frame with heat map, regions and verdict: [H, W, 3] uint8 BGR."""
+        """The frame with heat map, regions and verdict: [H, W, 3] uint8 BGR.
+
+        Raises:
+            ValueError: no map was brought.
+        """
+        if self.anomaly_map is None:
+            raise ValueError("this frame has no map: a sink that draws OK frames needs maps")
         return annotate(self.pixels, self.anomaly_map, self.verdict, self.score, self.threshold, self.regions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,6 +74,9 @@ class Judgement:
 
 class Sink(Protocol):
     """A place where verdicts go. Made open: what cannot be written is found before the first frame."""
+
+    needs_maps: bool = False
+    """Whether it looks at the maps of OK frames too: then every map is brought from the engine."""
 
     def write(self, judgement: Judgement) -> None:
         """Take one verdict.

@@ -34,6 +34,7 @@ class Reader:
         source: opened, read and closed in the thread only.
         changed: shared with whoever takes frames; notified when a frame or the end has come.
         every: take every N-th frame; those between are not captured.
+        read_ahead: frames of a file that wait decoded at most.
         on_event: told in one line of what befalls the source.
 
     Attributes:
@@ -50,6 +51,7 @@ class Reader:
         changed: threading.Condition,
         *,
         every: int = 1,
+        read_ahead: int = READ_AHEAD,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.source = source
@@ -59,6 +61,7 @@ class Reader:
         self.first_failure: InputError | None = None
         self._changed = changed
         self._every = every
+        self._most = 1 if source.live else read_ahead
         self._on_event = on_event
         self._waiting: deque[tuple[Frame, int]] = deque()
         self._stop = threading.Event()
@@ -71,9 +74,19 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name=f"read {source.name}", daemon=True)
 
     @property
-    def waiting(self) -> bool:
-        """Whether a frame can be taken; hold `changed`."""
-        return bool(self._waiting)
+    def waiting(self) -> int:
+        """How many frames can be taken; hold `changed`."""
+        return len(self._waiting)
+
+    @property
+    def may_bring_more(self) -> bool:
+        """Whether more frames can come before one is taken; hold `changed`."""
+        return not self.ended and len(self._waiting) < self._most
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the first of those that wait was handed over (`time.monotonic_ns`); hold `changed`."""
+        return self._waiting[0][1]
 
     def start(self) -> None:
         """Begin to read."""
@@ -202,7 +215,7 @@ class Reader:
                 self.dropped += len(self._waiting)
                 self._waiting.clear()
             else:
-                self._changed.wait_for(lambda: len(self._waiting) < READ_AHEAD or self._stop.is_set())
+                self._changed.wait_for(lambda: len(self._waiting) < self._most or self._stop.is_set())
                 if self._stop.is_set():
                     return
             self._waiting.append((frame, time.monotonic_ns()))
