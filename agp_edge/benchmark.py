@@ -1,7 +1,7 @@
 """How fast an engine is on this machine: measure it in a scenario, and report what a result file keeps.
 
-What is timed is `Session.infer`, from frames in the host's memory to scores and maps in the host's memory. Quick
-mode warms up for 200 ms, then measures for 3 s and at least 10 frames: good for comparing two engines on one desk,
+What is timed is `Session.score`, from frames in the host's memory to scores in the host's memory, which is what a stream
+does for a frame that is OK: the map of a rejected one is another matter. Quick mode warms up for 200 ms, then measures for 3 s and at least 10 frames: good for comparing two engines on one desk,
 no figure that MLPerf would call valid.
 """
 
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from agp_edge import __version__
 from agp_edge.datasets import load_dataset
 from agp_edge.datasets.images import read_image
-from agp_edge.engines import Session, Sidecar, open_engine
+from agp_edge.engines import RunOptions, Session, Sidecar, open_engine
+from agp_edge.engines.run_options import RUN_AS_USUAL
 from agp_edge.errors import InputError
 from agp_edge.frame import FrameSpec
 from agp_edge.latency import LatencyRecorder, percentiles_ms
@@ -116,9 +117,9 @@ def run_benchmark(
     warmup_queries = 0
     until = time.perf_counter() + warmup_ms / 1e3
     while time.perf_counter() < until:
-        session.infer(queries[warmup_queries % count])
+        session.score(queries[warmup_queries % count])
         warmup_queries += 1
-    times = chosen.run(Plan(session.infer, queries, duration_s, rate or 0.0, seed))
+    times = chosen.run(Plan(session.score, queries, duration_s, rate or 0.0, seed))
     return BenchmarkResult(
         scenario=scenario,
         samples_per_query=size,
@@ -211,6 +212,7 @@ def benchmark_engine(
     warmup_ms: float = 200.0,
     rate: float | None = None,
     seed: int = 0,
+    options: RunOptions = RUN_AS_USUAL,
     begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Open an engine, measure it, and report what a result file keeps.
@@ -222,13 +224,14 @@ def benchmark_engine(
         data: an image, a video, a data set or a folder of images; noise without it.
         objectives: held against the latencies; see `objective.raise_if_missed`.
         scenario, duration_s, warmup_ms, rate, seed: as in `run_benchmark`.
+        options: how the engine is run.
         begin: told when engine and frames are there and the measurement begins.
 
     Raises:
         InputError: no such engine, scenario or data.
         ArtefactError: the engine is corrupt or not for this machine.
     """
-    session, sidecar = open_engine(engine)
+    session, sidecar = open_engine(engine, options)
     with session:
         supply = noise_frames(session.frame, seed) if data is None else recorded_frames(data, session.frame)
         machine = describe_machine()

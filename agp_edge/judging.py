@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from agp_edge.engines import Session, open_engine
+from agp_edge.engines import RunOptions, Session, open_engine
+from agp_edge.engines.run_options import RUN_AS_USUAL
 from agp_edge.engines.sidecar import Sidecar
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.verdict import Judge
@@ -79,14 +80,22 @@ def make_judge(
 
 
 def open_judging_engine(
-    path: Path, false_reject_rate: float | None = None, threshold: float | None = None
+    path: Path,
+    false_reject_rate: float | None = None,
+    threshold: float | None = None,
+    options: RunOptions = RUN_AS_USUAL,
 ) -> JudgingEngine:
     """Open an engine and its judge.
+
+    Args:
+        path: the engine.
+        false_reject_rate, threshold: as `make_judge`.
+        options: how it is run.
 
     Raises:
         InputError, ArtefactError: as `open_engine` and `make_judge`.
     """
-    session, sidecar = open_engine(path)
+    session, sidecar = open_engine(path, options)
     try:
         judge = make_judge(path, sidecar, false_reject_rate, threshold)
     except BaseException:

@@ -63,6 +63,19 @@ class _Line:
         }
 
 
+def check_batch_wait(ms: float) -> None:
+    """Refuse a time that no frame may wait for others.
+
+    Raises:
+        InputError: it is negative, or too long.
+    """
+    if not 0 <= ms <= LONGEST_BATCH_WAIT_MS:
+        raise InputError(
+            f"--batch-wait {ms:g} is no time that a frame may wait",
+            f"give milliseconds from 0 to {LONGEST_BATCH_WAIT_MS:g}",
+        )
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Frames on their way through the engine.
@@ -119,11 +132,7 @@ class Stream:
         for value, flag in ((every, "--every"), (frames, "--frames")):
             if value is not None and value < 1:
                 raise InputError(f"{flag} {value} is no number of frames", "give 1 or more")
-        if not 0 <= batch_wait_ms <= LONGEST_BATCH_WAIT_MS:
-            raise InputError(
-                f"--batch-wait {batch_wait_ms} is no time that a frame may wait",
-                f"give milliseconds from 0 to {LONGEST_BATCH_WAIT_MS}",
-            )
+        check_batch_wait(batch_wait_ms)
         self._engine = engine
         self._sinks = list(sinks)
         self._frames = frames

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from agp_edge.cli.console import check_json_target
+
+if TYPE_CHECKING:
+    from agp_edge.engines import RunOptions
 
 
 def outside_bundles(target: Path | None) -> Path | None:
@@ -39,3 +43,29 @@ FLIPS = typer.Option(
     help="Where to put NAME.refused: the frames that a gate refuses it for, with both maps; by default beside it.",
     callback=outside_bundles,
 )
+
+MEMORY = typer.Option(
+    "auto",
+    "--memory",
+    metavar="KIND",
+    help="How a frame comes to a GPU: pinned (copied), mapped (read where it lies), or auto.",
+)
+CUDA_GRAPHS = typer.Option(
+    True, "--cuda-graphs/--no-cuda-graphs", help="Queue a frame's run on a GPU by one call."
+)
+SPIN_WAIT = typer.Option(
+    False, "--spin-wait", help="Wait for a GPU without sleeping: some microseconds less, and a core is busy."
+)
+
+
+def run_options(memory: str, cuda_graphs: bool, spin_wait: bool) -> RunOptions:
+    """The three above as the engines take them.
+
+    Raises:
+        InputError: there is no such memory.
+    """
+    from agp_edge.engines import RunOptions
+
+    options = RunOptions(memory=memory, cuda_graphs=cuda_graphs, spin_wait=spin_wait)
+    options.check()
+    return options

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
-from agp_edge.cli.options import JSON, outside_bundles
+from agp_edge.cli.options import CUDA_GRAPHS, JSON, MEMORY, SPIN_WAIT, outside_bundles, run_options
 from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -62,6 +62,15 @@ def stream(
     threshold: float | None = typer.Option(None, "--threshold", help="A threshold set by hand instead."),
     every: int = typer.Option(1, "--every", help="Judge every N-th frame of a source."),
     frames: int | None = typer.Option(None, "--frames", help="Stop after N verdicts."),
+    batch_wait: float | None = typer.Option(
+        None,
+        "--batch-wait",
+        metavar="MS",
+        help="How long a frame waits for others, where the engine takes several at once; default 5.",
+    ),
+    memory: str = MEMORY,
+    cuda_graphs: bool = CUDA_GRAPHS,
+    spin_wait: bool = SPIN_WAIT,
     json_file: str | None = JSON,
 ) -> None:
     """Judge the frames of cameras and files, live: the newest frame wins, and a lost camera is waited for.
@@ -75,8 +84,11 @@ def stream(
     from agp_edge.judging import open_judging_engine
     from agp_edge.sinks.video import check_replaceable
     from agp_edge.sources import open_source
-    from agp_edge.stream import Stream
+    from agp_edge.stream import BATCH_WAIT_MS, Stream, check_batch_wait
 
+    options = run_options(memory, cuda_graphs, spin_wait)
+    wait_ms = BATCH_WAIT_MS if batch_wait is None else batch_wait
+    check_batch_wait(wait_ms)
     if jsonl == "-" and json_file == "-":
         raise InputError("--jsonl and --json both go to stdout", "give one of them a file")
     to_stdout = "-" if "-" in (jsonl, json_file) else None
@@ -88,7 +100,7 @@ def stream(
     for path in videos:
         check_replaceable(path)
     with (
-        open_judging_engine(engine, _rate(false_reject_rate), threshold) as judging,
+        open_judging_engine(engine, _rate(false_reject_rate), threshold, options) as judging,
         contextlib.ExitStack() as opened,
     ):
         spec = judging.session.frame
@@ -97,7 +109,9 @@ def stream(
             if not item.live:
                 _check_first_frame(item, spec)
         sinks = _sinks(opened, jsonl, rejects, videos, sources, (spec.width, spec.height), every)
-        running = Stream(sources, judging, sinks, every=every, frames=frames, on_event=note)
+        running = Stream(
+            sources, judging, sinks, every=every, frames=frames, batch_wait_ms=wait_ms, on_event=note
+        )
         _introduce(judging)
         with (
             _told_at_end(sinks),
