@@ -79,7 +79,7 @@ class Device(Resource):
     def use(self) -> None:
         """Make its context the calling thread's, as libraries expect it that are called without one."""
         self._check_open()
-        if not getattr(self._here, "current", False):
+        if not hasattr(self._here, "current"):
             self._call(self.driver.set_context, self._context)
             self._here.current = True
 
@@ -87,6 +87,21 @@ class Device(Resource):
         """Call the driver in this device's context, which is then the calling thread's."""
         self.use()
         return self._call(call, *args, **kwargs)
+
+    def prepare(self, call: str, *arguments: int) -> Callable[[], None]:
+        """A call of the driver for over and over, in this device's context; see `Driver.prepare`."""
+        ask, here = self.driver.prepare(call, *arguments), self._here
+
+        def run() -> None:
+            if not hasattr(here, "current"):
+                self.use()
+            try:
+                ask()
+            except DeviceLostError:
+                self._lost = True
+                raise
+
+        return run
 
     def release(self, call: Callable[[int], None], handle: int) -> None:
         """Free something on this device.
@@ -98,7 +113,7 @@ class Device(Resource):
     def _free(self) -> None:
         try:
             # A context that may end below is nobody's any more.
-            if getattr(self._here, "current", False):
+            if hasattr(self._here, "current"):
                 self._quietly(self.driver.set_context, 0)
         finally:
             self._quietly(self.driver.release_context, self._device)

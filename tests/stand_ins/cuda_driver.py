@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,18 @@ import pytest
 SOURCE = Path(__file__).with_name("cuda_driver.c")
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "libcuda.so.1"
+NOTHING_MORE: Mapping[str, str] = {}
 IN_USE = "AGP_EDGE_STAND_IN_DRIVER"
 
 
-def run_checks(checks: Path, folder: Path) -> None:
-    """Compile the driver into `folder` and have pytest run `checks` on it; skips without a C compiler or the bindings."""
+def run_checks(checks: Path, folder: Path, environment: Mapping[str, str] = NOTHING_MORE) -> None:
+    """Compile the driver into `folder` and have pytest run `checks` on it; skips without a C compiler or the bindings.
+
+    Args:
+        checks: a file of tests.
+        folder: for the driver.
+        environment: what else they find in it.
+    """
     pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
     compiler = shutil.which("cc")
     if compiler is None:
@@ -35,7 +42,7 @@ def run_checks(checks: Path, folder: Path) -> None:
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
-        env={**os.environ, "LD_LIBRARY_PATH": path, IN_USE: "1"},
+        env={**os.environ, **environment, "LD_LIBRARY_PATH": path, IN_USE: "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -84,6 +91,10 @@ class StandIn:
         """What was called and noted since it was made, in order."""
         log: bytes = self._library.stand_in_log()
         return log.decode().split()
+
+    def forget_calls(self) -> None:
+        """Begin the list of calls anew; what no longer fits into it is not noted."""
+        self._library.stand_in_forget_log()
 
     def note(self, what: str) -> None:
         """Put a word among the calls."""
