@@ -22,6 +22,7 @@ SOURCE = Path(__file__).with_name("cuda_driver.c")
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "libcuda.so.1"
 NOTHING_MORE: Mapping[str, str] = {}
+FIXTURES = "tests.stand_ins.plans"
 IN_USE = "AGP_EDGE_STAND_IN_DRIVER"
 
 
@@ -41,7 +42,7 @@ def run_checks(checks: Path, folder: Path, environment: Mapping[str, str] = NOTH
     subprocess.run([*command, "-o", str(folder / LIBRARY), str(SOURCE)], check=True)
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", FIXTURES, str(checks)],
         env={**os.environ, **environment, "LD_LIBRARY_PATH": path, IN_USE: "1"},
         cwd=ROOT,
         capture_output=True,

@@ -28,6 +28,10 @@ def test_on_stand_ins_for_tensorrt_and_the_driver(tmp_path: Path) -> None:
     run_checks(Path(__file__).with_name("checks_of_a_session.py"), tmp_path)
 
 
+def test_several_sessions_on_one_device(tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_of_several_sessions.py"), tmp_path)
+
+
 def test_what_a_frame_asks_of_the_allocator(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler to make a counter with")
