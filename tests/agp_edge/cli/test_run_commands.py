@@ -264,12 +264,12 @@ def test_bad_commands(run: Run, tiny_engine: Path, arguments: tuple[str, ...]) -
         (("--memory", "paged"), "there is no memory 'paged'"),
     ],
 )
-@pytest.mark.parametrize("command", ["stream", "benchmark"])
+@pytest.mark.parametrize("verb", ["stream", "benchmark"])
 def test_what_only_a_gpu_takes(
-    run: Run, tiny_engine: Path, video: Path, command: str, arguments: tuple[str, ...], told: str
+    run: Run, tiny_engine: Path, video: Path, verb: str, arguments: tuple[str, ...], told: str
 ) -> None:
-    where = ("--source", video, "--engine", tiny_engine) if command == "stream" else (tiny_engine,)
-    code, out, err = run(command, *where, *arguments)
+    where = ("--source", video, "--engine", tiny_engine) if verb == "stream" else (tiny_engine,)
+    code, out, err = run(verb, *where, *arguments)
     assert (code, out) == (2, "")
     assert told in err
 
