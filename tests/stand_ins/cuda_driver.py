@@ -18,24 +18,43 @@ from pathlib import Path
 
 import pytest
 
+from agp_edge.cuda import BINDING_VARIABLE
+from tests.stand_ins import pycuda_build
+
 SOURCE = Path(__file__).with_name("cuda_driver.c")
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "libcuda.so.1"
 IN_USE = "AGP_EDGE_STAND_IN_DRIVER"
+PYCUDA = ROOT / "build" / "pycuda"
+NOT_SUPPORTED = 801
 
 
-def run_checks(checks: Path, folder: Path) -> None:
-    """Compile the driver into `folder` and have pytest run `checks` on it; skips without a C compiler or the bindings."""
-    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+def run_checks(checks: Path, folder: Path, binding: str = "cuda-python") -> None:
+    """Compile the driver into `folder` and have pytest run `checks` on it through a binding of `agp_edge.cuda.BINDINGS`.
+
+    Skips where there is no C compiler, or not the binding.
+    """
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler to make a driver with")
+    found: dict[str, str] = {}
+    sources = [SOURCE]
+    if binding == "pycuda":
+        try:
+            built = pycuda_build.prepare(PYCUDA)
+        except pycuda_build.UnavailableError as error:
+            pytest.skip(f"pycuda {pycuda_build.VERSION} cannot be built: {error}")
+        found = {"PYTHONPATH": join_paths(built, "PYTHONPATH")}
+        sources.append(folder / "more.c")
+        sources[1].write_text(write_more((built / "functions.txt").read_text().split()))
+    else:
+        pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
     command = [compiler, "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", f"-Wl,-soname,{LIBRARY}"]
-    subprocess.run([*command, "-o", str(folder / LIBRARY), str(SOURCE)], check=True)
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]))
+    subprocess.run([*command, "-o", str(folder / LIBRARY), *map(str, sources)], check=True)
+    found |= {"LD_LIBRARY_PATH": join_paths(folder, "LD_LIBRARY_PATH"), BINDING_VARIABLE: binding, IN_USE: "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
-        env={**os.environ, "LD_LIBRARY_PATH": path, IN_USE: "1"},
+        env={**os.environ, **found},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -44,6 +63,20 @@ def run_checks(checks: Path, folder: Path) -> None:
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d+ passed in ", done.stdout, re.MULTILINE), "every one is to run"
+
+
+def join_paths(first: Path, variable: str) -> str:
+    """A folder, and what the environment has under that name."""
+    return os.pathsep.join(filter(None, [str(first), os.environ.get(variable, "")]))
+
+
+def write_more(functions: list[str]) -> str:
+    """C for functions that a binding must find to load, and that nobody is to call; the driver's own go before them."""
+    lines = (
+        f"__attribute__((weak)) int {name}(void) {{ stand_in_misuse(); return {NOT_SUPPORTED}; }}\n"
+        for name in functions
+    )
+    return f"void stand_in_misuse(void);\n{''.join(lines)}"
 
 
 class StandIn:
@@ -72,9 +105,16 @@ class StandIn:
         """Begin anew, as another driver."""
         self._library.stand_in_reset(devices, integrated, active, maps)
 
-    def fail(self, number: int, code: int, *, sticky: bool = False) -> None:
-        """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too."""
-        self._library.stand_in_fail(number, code, sticky)
+    def fail(self, number: int, code: int, *, times: int = 1, sticky: bool = False) -> None:
+        """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too.
+
+        Args:
+            number: of the call.
+            code: that it gives.
+            times: so many calls from that one on.
+            sticky: the device is lost with it.
+        """
+        self._library.stand_in_fail(number, times, code, sticky)
 
     def refuse_graphs(self) -> None:
         """Have every capture from now on turn out not to fit in a graph."""

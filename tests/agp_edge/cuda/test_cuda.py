@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agp_edge.cuda import DeviceMemory, PinnedMemory, Stream, load_driver, open_device
+from agp_edge.cuda import BINDINGS, DeviceMemory, PinnedMemory, Stream, load_driver, open_device
 from agp_edge.engines.gpu import probe_gpus
 from agp_edge.errors import ArtefactError, MissingExtraError
 from tests.stand_ins.cuda_driver import run_checks
 
 
-def test_on_a_driver_that_stands_in(tmp_path: Path) -> None:
-    run_checks(Path(__file__).with_name("checks_on_a_stand_in.py"), tmp_path)
+@pytest.mark.timeout(900)  # The first time pycuda is built.
+@pytest.mark.parametrize("binding", list(BINDINGS))
+def test_on_a_driver_that_stands_in(binding: str, tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_on_a_stand_in.py"), tmp_path, binding)
 
 
 def test_without_a_binding_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
