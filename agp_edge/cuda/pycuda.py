@@ -73,8 +73,7 @@ class _PyCuda:
         self._streams: dict[int, Any] = {}
         self._events: dict[int, Any] = {}
         self._numbers = itertools.count(1)
-        # The main thread's context must be off its stack when the process ends.
-        atexit.register(self._leave)
+        atexit.register(self._end)
 
     @_translated
     def count_devices(self) -> int:
@@ -129,6 +128,14 @@ class _PyCuda:
         current: _Current | None = self._here.__dict__.pop("current", None)
         if current is not None:
             current.end()
+
+    def _end(self) -> None:
+        """The end of the process: no stack may keep a context, and what pycuda frees from now on it must not free by calls."""
+        with contextlib.suppress(self.pycuda.Error):
+            self._leave()
+        for context in self._contexts.values():
+            with contextlib.suppress(self.pycuda.Error):
+                context.end()
 
     @_translated
     def memory_info(self) -> tuple[int, int]:
@@ -269,7 +276,7 @@ class _Context:
                 raise
 
     def end(self) -> None:
-        """Let go of it, current or not."""
+        """Let go of it, current or not; safe to call twice."""
         if self._ended:
             return
         failed: list[BaseException] = []
@@ -281,15 +288,20 @@ class _Context:
             except BaseException as error:
                 failed.append(error)
 
-        # pycuda needs it current for this, and leaves it current: in a thread that ends with it.
+        # pycuda needs it current for this and leaves it current, so in a thread that ends with it.
         thread = threading.Thread(target=end)
-        thread.start()
-        thread.join()
+        try:
+            thread.start()
+        except RuntimeError:
+            end()  # The interpreter ends, and takes no new thread.
+        else:
+            thread.join()
+        self._detach()
         if failed:
-            self._detach()
             raise failed[0]
 
     def _detach(self) -> None:
+        # Always by this call: left to its destructor, pycuda asks the driver for something that primary contexts do not know.
         if not self._ended:
             self._ended = True
             self._context.detach()

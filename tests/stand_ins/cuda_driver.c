@@ -225,7 +225,7 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
 
 int cuDevicePrimaryCtxRelease_v2(int device) {
     int code = enter("cuDevicePrimaryCtxRelease");
-    if (!retained || count_things || (current && !pushed)) wrong++;
+    if (!retained || (retained == 1 && (count_things || (current && !pushed)))) wrong++;
     if (retained) retained--;
     return code;
 }

@@ -51,7 +51,11 @@ def run_checks(checks: Path, folder: Path, binding: str = "cuda-python") -> None
         pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
     command = [compiler, "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", f"-Wl,-soname,{LIBRARY}"]
     subprocess.run([*command, "-o", str(folder / LIBRARY), *map(str, sources)], check=True)
-    found |= {"LD_LIBRARY_PATH": join_paths(folder, "LD_LIBRARY_PATH"), BINDING_VARIABLE: binding, IN_USE: "1"}
+    found |= {
+        "LD_LIBRARY_PATH": join_paths(folder, "LD_LIBRARY_PATH"),
+        BINDING_VARIABLE: binding,
+        IN_USE: "1",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
         env={**os.environ, **found},
