@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from agp_edge.cuda.base import CaptureError, Driver, cuda_error
-from agp_edge.errors import AgpEdgeError, ArtefactError, MissingExtraError
+from agp_edge.errors import AgpEdgeError, ArtefactError, MissingExtraError, quote
 from agp_edge.extras import import_extra
 
 P = ParamSpec("P")
@@ -367,7 +367,7 @@ def load_driver(extra: str) -> Driver:
 
     Raises:
         MissingExtraError: it is not installed.
-        ArtefactError: it does not load, as where there is no driver.
+        ArtefactError: it does not load: it needs the driver's library for that.
     """
     try:
         return _PyCuda(import_extra("pycuda.driver", extra, "running engines on a GPU"))
@@ -375,6 +375,6 @@ def load_driver(extra: str) -> Driver:
         raise
     except ImportError as error:
         raise ArtefactError(
-            f"pycuda does not load: there is no NVIDIA driver that can be used ({str(error).splitlines()[0]})",
-            "see what the machine offers: agp-edge doctor",
+            f"pycuda does not load: {quote(error)}",
+            "see whether there is an NVIDIA driver: agp-edge doctor; if there is, install pycuda anew",
         ) from error

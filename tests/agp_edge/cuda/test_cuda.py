@@ -23,7 +23,7 @@ def test_on_a_driver_that_stands_in(binding: str, tmp_path: Path) -> None:
 
 def test_without_a_binding_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # None in sys.modules is Python's own way to say that a module is not there.
-    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver", "pycuda", "pycuda.driver"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'agp-edge\[cuda\]'"):
         load_driver()
