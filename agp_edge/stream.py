@@ -145,6 +145,8 @@ class Stream:
         ]
         self._free = deque(engine.session.slots)
         self._under_way: deque[_Batch] = deque()
+        self._refused: InputError | None = None
+        self._open = 0  # Frames that were taken and have no verdict yet.
         # One slot is that of the batch whose verdicts are written.
         live = any(source.live for source in sources)
         self._most_under_way = 1 if live else max(1, len(self._free) - 1)
@@ -176,12 +178,14 @@ class Stream:
         try:
             for line in self._lines:
                 line.reader.start()
-            while not self._stopping and not self._done():
+            while not self._stopping and not self._refused and not self._done():
                 self._raise_reader_errors()
                 self._advance()
                 self._show(progress)
             while self._under_way:
                 self._finish()
+            if self._refused is not None:
+                raise self._refused
         finally:
             self._close()
         self._show(progress, last=True)
@@ -225,8 +229,13 @@ class Stream:
                 conform(frame.pixels, self._engine.session.frame, frame.source) for _, frame, _ in taken
             ]
             self._free[0].submit(pixels)
+        except InputError as error:
+            # It ends the stream, but not before those are judged that are under way.
+            self._fail(taken)
+            self._refused = error
+            return False
         except BaseException:
-            _count_failed(taken)
+            self._fail(taken)
             raise
         self._under_way.append(_Batch(self._free.popleft(), taken, pixels, begin, time.monotonic_ns()))
         return True
@@ -237,10 +246,11 @@ class Stream:
         unjudged = list(batch.taken)
         try:
             judgements = self._judge(batch)
-            if not self._stopping:
+            if not self._stopping and not self._refused:
                 # The engine is free now: what is written below costs it nothing.
                 self._bring(wait=False)
             for (line, _, _), judgement in zip(batch.taken, judgements, strict=True):
+                self._open -= 1
                 line.judged += 1
                 line.ng += judgement.verdict == "NG"
                 unjudged.pop(0)
@@ -251,8 +261,14 @@ class Stream:
                     sink.write(judgement)
         finally:
             # What was taken and got no verdict failed, whatever the reason.
-            _count_failed(unjudged)
+            self._fail(unjudged)
         self._free.append(batch.slot)
+
+    def _fail(self, taken: Sequence[tuple[_Line, Frame, int]]) -> None:
+        """Count frames that were taken and get no verdict."""
+        self._open -= len(taken)
+        for line, _, _ in taken:
+            line.failed += 1
 
     def _take(self, *, wait: bool) -> list[tuple[_Line, Frame, int]]:
         """Frames that wait, at most a batch of them, each source in its turn.
@@ -262,9 +278,7 @@ class Stream:
         """
         limit = self._engine.session.frame.batch
         if self._frames is not None:
-            limit = min(
-                limit, self._frames - self.judged - sum(len(batch.taken) for batch in self._under_way)
-            )
+            limit = min(limit, self._frames - self.judged - self._open)
         taken: list[tuple[_Line, Frame, int]] = []
         with self._changed:
             if wait:
@@ -278,6 +292,7 @@ class Stream:
                 self._turn += 1
                 if line.reader.waiting and len(taken) < limit:
                     taken.append((line, *line.reader.take()))
+        self._open += len(taken)
         return taken
 
     def _wait_for_more_ns(self, limit: int) -> int:
@@ -332,7 +347,7 @@ class Stream:
 
     def _close(self) -> None:
         for batch in self._under_way:
-            _count_failed(batch.taken)
+            self._fail(batch.taken)
         self._under_way.clear()
         for line in self._lines:
             line.reader.request_stop()
@@ -382,8 +397,3 @@ class Stream:
                     f"{reader.source.name} gave no frame",
                     "see that the file is whole, as with: ffprobe FILE",
                 )
-
-
-def _count_failed(taken: Sequence[tuple[_Line, Frame, int]]) -> None:
-    for line, _, _ in taken:
-        line.failed += 1

@@ -6,6 +6,7 @@ Addresses and handles are ints, sizes are bytes. Every call raises what `cuda_er
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -104,6 +105,14 @@ class Driver(Protocol):
 
     def elapsed_ms(self, begin: int, end: int) -> float:
         """Milliseconds between two marks that keep the time and are reached."""
+
+    def prepare(self, call: str, *arguments: int) -> Callable[[], None]:
+        """A call for over and over: what can be done beforehand is, so that each leaves as little behind as it can.
+
+        Args:
+            call: the name of a method of this that gives nothing, as in `record_event`.
+            arguments: of it.
+        """
 
     captures_graphs: bool
     """Whether the calls below are there; where not, they are not called."""

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from agp_edge.cuda.base import Driver, cuda_error
-from agp_edge.errors import ArtefactError
+from agp_edge.errors import AgpEdgeError, ArtefactError
 from agp_edge.extras import import_extra
+
+REPEATED: dict[str, tuple[str, tuple[str | None, ...]]] = {
+    "copy_in": ("cuMemcpyHtoDAsync", ("CUdeviceptr", None, None, "CUstream")),
+    "copy_out": ("cuMemcpyDtoHAsync", (None, "CUdeviceptr", None, "CUstream")),
+    "synchronize": ("cuStreamSynchronize", ("CUstream",)),
+    "record_event": ("cuEventRecord", ("CUevent", "CUstream")),
+    "wait_event": ("cuStreamWaitEvent", ("CUstream", "CUevent", None)),
+    "synchronize_event": ("cuEventSynchronize", ("CUevent",)),
+    "launch_graph": ("cuGraphLaunch", ("CUgraphExec", "CUstream")),
+}
+"""Method that may be called for every frame -> the driver's function, and what each argument is, None for a number.
+The number that nobody gives is 0: flags."""
 
 _DEVICE_MAP = 2
 """CU_MEMHOSTALLOC_DEVICEMAP of cuda.h."""
@@ -82,13 +95,13 @@ class _CudaPython:
         self._call("cuStreamDestroy", stream)
 
     def copy_in(self, target: int, source: int, size: int, stream: int) -> None:
-        self._call("cuMemcpyHtoDAsync", target, source, size, stream)
+        self.prepare("copy_in", target, source, size, stream)()
 
     def copy_out(self, target: int, source: int, size: int, stream: int) -> None:
-        self._call("cuMemcpyDtoHAsync", target, source, size, stream)
+        self.prepare("copy_out", target, source, size, stream)()
 
     def synchronize(self, stream: int) -> None:
-        self._call("cuStreamSynchronize", stream)
+        self.prepare("synchronize", stream)()
 
     def create_event(self, *, timing: bool, sleeps: bool) -> int:
         flags = self._driver.CUevent_flags
@@ -101,13 +114,13 @@ class _CudaPython:
         self._call("cuEventDestroy", event)
 
     def record_event(self, event: int, stream: int) -> None:
-        self._call("cuEventRecord", event, stream)
+        self.prepare("record_event", event, stream)()
 
     def wait_event(self, stream: int, event: int) -> None:
-        self._call("cuStreamWaitEvent", stream, event, 0)
+        self.prepare("wait_event", stream, event)()
 
     def synchronize_event(self, event: int) -> None:
-        self._call("cuEventSynchronize", event)
+        self.prepare("synchronize_event", event)()
 
     def elapsed_ms(self, begin: int, end: int) -> float:
         return float(self._call("cuEventElapsedTime", begin, end))
@@ -127,10 +140,29 @@ class _CudaPython:
         return int(self._call("cuGraphInstantiate", capture, 0))
 
     def launch_graph(self, graph: int, stream: int) -> None:
-        self._call("cuGraphLaunch", graph, stream)
+        self.prepare("launch_graph", graph, stream)()
 
     def destroy_graph(self, graph: int) -> None:
         self._call("cuGraphExecDestroy", graph)
+
+    def prepare(self, call: str, *arguments: int) -> Callable[[], None]:
+        name, kinds = REPEATED[call]
+        # A number would be made a handle again at each call.
+        handles = tuple(
+            getattr(self._driver, kind)(value) if isinstance(kind, str) else value
+            for kind, value in zip(kinds, (*arguments, 0), strict=False)
+        )
+        function, success = getattr(self._driver, name), self._driver.CUresult.CUDA_SUCCESS
+
+        def ask() -> None:
+            try:
+                (code,) = function(*handles)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise _translate(name, error) from error
+            if code is not success:
+                self._check(name, code)
+
+        return ask
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """What a function of the driver gives beside its code: nothing, one value, or several."""
@@ -141,15 +173,8 @@ class _CudaPython:
     def _ask(self, function: str, *arguments: Any) -> tuple[Any, list[Any]]:
         try:
             code, *values = getattr(self._driver, function)(*arguments)
-        except RuntimeError as error:
-            # What these bindings raise where there is no libcuda.so.1, or one without this function.
-            raise ArtefactError(
-                f"{function}: there is no NVIDIA driver that can be used ({str(error).splitlines()[0]})",
-                "see what the machine offers: agp-edge doctor",
-            ) from error
-        except (ValueError, KeyError) as error:
-            # And for a code that only newer bindings have a name for.
-            raise cuda_error(function, "an error without a name", str(error)) from error
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise _translate(function, error) from error
         return code, values
 
     def _check(self, function: str, code: Any) -> None:
@@ -159,6 +184,18 @@ class _CudaPython:
     def _meaning(self, code: Any) -> str:
         text: bytes | None = self._driver.cuGetErrorString(code)[1]
         return text.decode(errors="replace") if text else "the driver does not say what that means"
+
+
+def _translate(function: str, error: Exception) -> AgpEdgeError:
+    """What these bindings raise, instead of giving a code, as one of our errors."""
+    if isinstance(error, RuntimeError):
+        # There is no libcuda.so.1, or one without this function.
+        return ArtefactError(
+            f"{function}: there is no NVIDIA driver that can be used ({str(error).splitlines()[0]})",
+            "see what the machine offers: agp-edge doctor",
+        )
+    # A code that only newer bindings have a name for.
+    return cuda_error(function, "an error without a name", str(error))
 
 
 def load_driver(extra: str) -> Driver:

@@ -96,6 +96,21 @@ class Device(Resource):
         self.use()
         return self._call(call, *args, **kwargs)
 
+    def prepare(self, call: str, *arguments: int) -> Callable[[], None]:
+        """A call of the driver for over and over, in this device's context; see `Driver.prepare`."""
+        ask, here = self.driver.prepare(call, *arguments), _here
+
+        def run() -> None:
+            if here.device is not self:
+                self.use()
+            try:
+                ask()
+            except DeviceLostError:
+                self._lost = True
+                raise
+
+        return run
+
     def release(self, call: Callable[[int], None], handle: int) -> None:
         """Free something on this device.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agp_edge.cuda.base import Resource
 from agp_edge.cuda.device import Device
 from agp_edge.cuda.stream import Stream
@@ -26,8 +28,7 @@ class Event(Resource):
         Raises:
             DeviceLostError: the device is lost, now or by what was queued before.
         """
-        self._check_open()
-        self._device.ask(self._device.driver.record_event, self._handle, stream.handle)
+        self.prepare_record(stream)()
 
     def hold(self, stream: Stream) -> None:
         """Have what is queued in `stream` from now on wait for the mark.
@@ -35,8 +36,7 @@ class Event(Resource):
         Raises:
             DeviceLostError: the device is lost, now or by what was queued before.
         """
-        self._check_open()
-        self._device.ask(self._device.driver.wait_event, stream.handle, self._handle)
+        self.prepare_hold(stream)()
 
     def synchronize(self) -> None:
         """Wait until the mark is reached; one that was never queued is.
@@ -44,8 +44,22 @@ class Event(Resource):
         Raises:
             DeviceLostError: what was queued before it failed, and the device is lost.
         """
+        self.prepare_synchronize()()
+
+    def prepare_record(self, stream: Stream) -> Callable[[], None]:
+        """`record` for over and over, while both are open."""
         self._check_open()
-        self._device.ask(self._device.driver.synchronize_event, self._handle)
+        return self._device.prepare("record_event", self._handle, stream.handle)
+
+    def prepare_hold(self, stream: Stream) -> Callable[[], None]:
+        """`hold` for over and over, while both are open."""
+        self._check_open()
+        return self._device.prepare("wait_event", stream.handle, self._handle)
+
+    def prepare_synchronize(self) -> Callable[[], None]:
+        """`synchronize` for over and over, while it is open."""
+        self._check_open()
+        return self._device.prepare("synchronize_event", self._handle)
 
     def elapsed_ms(self, begin: Event) -> float:
         """Milliseconds from `begin` to this; both keep the time and are reached."""

@@ -59,8 +59,12 @@ class Graph(Resource):
         Raises:
             DeviceLostError: the device is lost, now or by what was queued before.
         """
+        self.prepare_launch(stream)()
+
+    def prepare_launch(self, stream: Stream) -> Callable[[], None]:
+        """`launch` for over and over, while both are open."""
         self._check_open()
-        self._device.ask(self._device.driver.launch_graph, self._handle, stream.handle)
+        return self._device.prepare("launch_graph", self._handle, stream.handle)
 
     def _free(self) -> None:
         self._device.release(self._device.driver.destroy_graph, self._handle)

@@ -220,6 +220,10 @@ class _PyCuda:
     def elapsed_ms(self, begin: int, end: int) -> float:
         return float(self._events[end].time_since(self._events[begin]))
 
+    def prepare(self, call: str, *arguments: int) -> Callable[[], None]:
+        # By numbers: it may outlive pycuda's objects, and must not keep them.
+        return functools.partial(getattr(self, call), *arguments)
+
     def begin_capture(self, stream: int) -> None:
         _refuse_graphs()
 

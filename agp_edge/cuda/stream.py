@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from agp_edge.cuda.base import Resource
 from agp_edge.cuda.device import Device
@@ -37,10 +37,7 @@ class Stream(Resource):
             ValueError: they are not of the same size.
             DeviceLostError: the device is lost, now or by what was queued before.
         """
-        _check_sizes(source, target)
-        self._device.ask(
-            self._device.driver.copy_in, target.address, source.address, source.size, self.handle
-        )
+        self.prepare_copy_in(source, target)()
 
     def copy_out(self, source: DeviceMemory, target: PinnedMemory) -> None:
         """Queue a copy of all of `source` to the host.
@@ -49,10 +46,7 @@ class Stream(Resource):
             ValueError: they are not of the same size.
             DeviceLostError: the device is lost, now or by what was queued before.
         """
-        _check_sizes(source, target)
-        self._device.ask(
-            self._device.driver.copy_out, target.address, source.address, source.size, self.handle
-        )
+        self.prepare_copy_out(source, target)()
 
     def synchronize(self) -> None:
         """Wait until everything that was queued is done.
@@ -61,6 +55,16 @@ class Stream(Resource):
             DeviceLostError: something of it failed, and the device is lost.
         """
         self._device.ask(self._device.driver.synchronize, self.handle)
+
+    def prepare_copy_in(self, source: PinnedMemory, target: DeviceMemory) -> Callable[[], None]:
+        """`copy_in` for over and over, while all three are open."""
+        _check_sizes(source, target)
+        return self._device.prepare("copy_in", target.address, source.address, source.size, self.handle)
+
+    def prepare_copy_out(self, source: DeviceMemory, target: PinnedMemory) -> Callable[[], None]:
+        """`copy_out` for over and over, while all three are open."""
+        _check_sizes(source, target)
+        return self._device.prepare("copy_out", target.address, source.address, source.size, self.handle)
 
     def settle(self) -> None:
         """Wait as `synchronize`, on the way out: of a device that is known to be lost nothing is said again."""

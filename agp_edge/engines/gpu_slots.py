@@ -11,7 +11,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +49,10 @@ class Run(Protocol):
         """
 
 
+Calls = tuple[Callable[[], None], ...]
+"""What is asked of the driver in turn, prepared beforehand."""
+
+
 class Tensor:
     """A tensor's memory: where the device finds it, and where the host does.
 
@@ -81,17 +85,13 @@ class Tensor:
         self.array: NDArray[Any] = self._here.array.view(kind).reshape(shape)
         self.size = size if mapped else 2 * size
 
-    def queue_copy_in(self, stream: Stream) -> bool:
-        """Queue the copy to the device, if one is needed; whether it is."""
-        if self._there is not None:
-            stream.copy_in(self._here, self._there)
-        return self._there is not None
+    def copies_in(self, stream: Stream) -> Calls:
+        """What copies it to the device: nothing, where that is not needed."""
+        return () if self._there is None else (stream.prepare_copy_in(self._here, self._there),)
 
-    def queue_copy_out(self, stream: Stream) -> bool:
-        """Queue the copy to the host, if one is needed; whether it is."""
-        if self._there is not None:
-            stream.copy_out(self._there, self._here)
-        return self._there is not None
+    def copies_out(self, stream: Stream) -> Calls:
+        """What copies it to the host: nothing, where that is not needed."""
+        return () if self._there is None else (stream.prepare_copy_out(self._there, self._here),)
 
 
 Shapes = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
@@ -260,18 +260,27 @@ class GpuSlot(Slot):
         self._device = device
         self._streams = streams
         self._run = run
-        self._graph: Graph | None = None
+        self._compute_stream = streams.compute.handle
         tensors = {
             name: Tensor(device, held, kind, shape, mapped=mapped) for name, (kind, shape) in shapes.items()
         }
         run.bind({name: tensor.address for name, tensor in tensors.items()})
         self.buffer_bytes = sum(tensor.size for tensor in tensors.values())
         self.captures_itself = run.captures_itself
-        self._score, self._map = tensors.pop(SCORE), tensors.pop(MAP)
-        (self._frames,) = tensors.values()
-        self._places = list(self._frames.array)
-        self._arrived = held.enter_context(Event(device, sleeps=sleeps))
-        self._done = held.enter_context(Event(device, sleeps=sleeps))
+        score, anomaly_map = tensors.pop(SCORE), tensors.pop(MAP)
+        (entry,) = tensors.values()
+        self._places = tuple(entry.array)
+        self._score, self._map = score.array, anomaly_map.array
+        arrived = held.enter_context(Event(device, sleeps=sleeps))
+        done = held.enter_context(Event(device, sleeps=sleeps))
+        self._bring = entry.copies_in(streams.inward)
+        if self._bring:
+            self._bring += (arrived.prepare_record(streams.inward), arrived.prepare_hold(streams.compute))
+        self._compute: Calls = (self._queue_run, *score.copies_out(streams.compute))
+        self._end = (done.prepare_record(streams.compute),)
+        self._for_a_frame = (*self._bring, *self._compute, *self._end)
+        self._wait_for_it = done.prepare_synchronize()
+        self._fetch_map = anomaly_map.copies_out(streams.outward)
         self._under_way = self._map_is_here = self._retired = False
 
     def retire(self) -> None:
@@ -289,60 +298,59 @@ class GpuSlot(Slot):
             WorkStoppedError: it fails.
         """
         for _ in range(WARM_UP_RUNS):
-            self._queue_run()
+            self._queue_compute()
         self._streams.compute.synchronize()
 
     def capture(self, held: contextlib.ExitStack) -> str | None:
         """Make the run and the copy of its scores one CUDA graph; why it cannot be, where it cannot."""
+        compute = self._streams.compute
         try:
-            self._graph = held.enter_context(Graph(self._device, self._streams.compute, self._queue_run))
+            graph = held.enter_context(Graph(self._device, compute, self._queue_compute))
         except DeviceLostError:
             raise
         except (CaptureError, WorkStoppedError) as error:
             return error.what
+        self._for_a_frame = (*self._bring, graph.prepare_launch(compute), *self._end)
         return None
+
+    def _queue_compute(self) -> None:
+        for call in self._compute:
+            call()
 
     def _queue_run(self) -> None:
         self._device.use()
-        self._run.queue(self._streams.compute.handle)
-        self._score.queue_copy_out(self._streams.compute)
+        self._run.queue(self._compute_stream)
 
     def _submit(self, frames: Frames, count: int) -> None:
         self._check_not_retired()
         if self._under_way:
             # The copy of the frames before would read these.
             self._wait()
-        streams = self._streams
         for place, frame in zip(self._places, frames, strict=False):
             np.copyto(place, frame)
         self._map_is_here = False
         try:
-            if self._frames.queue_copy_in(streams.inward):
-                self._arrived.record(streams.inward)
-                self._arrived.hold(streams.compute)
-            if self._graph is None:
-                self._queue_run()
-            else:
-                self._graph.launch(streams.compute)
-            self._done.record(streams.compute)
+            for call in self._for_a_frame:
+                call()
         except DeviceLostError:
             raise  # Nothing runs on it any more.
         except BaseException:
-            streams.settle()
+            self._streams.settle()
             raise
         self._under_way = True
 
     def _wait(self) -> NDArray[np.float32]:
         self._check_not_retired()
         if self._under_way:
-            self._done.synchronize()
+            self._wait_for_it()
             self._under_way = False
-        return self._score.array
+        return self._score
 
     def _anomaly_map(self) -> NDArray[np.float32]:
         self._wait()
         if not self._map_is_here:
-            if self._map.queue_copy_out(self._streams.outward):
+            for call in self._fetch_map:
+                call()
                 self._streams.outward.synchronize()
             self._map_is_here = True
-        return self._map.array
+        return self._map

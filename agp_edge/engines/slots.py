@@ -24,6 +24,9 @@ Frames: TypeAlias = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 """[N, H, W, C] uint8, or N of [H, W, C], as views of whatever memory they are in."""
 
 
+_BYTE = np.dtype(np.uint8)
+
+
 class Slot(ABC):
     """A place for one batch: its frames, its scores, its maps.
 
@@ -33,6 +36,8 @@ class Slot(ABC):
 
     def __init__(self, frame: FrameSpec) -> None:
         self._frame = frame
+        self._size = frame.batch
+        self._shape = frame.shape
         self._count = 0
 
     def submit(self, frames: Frames) -> None:
@@ -47,8 +52,15 @@ class Slot(ABC):
             WorkStoppedError: the engine does not take work any more.
         """
         self._count = 0
-        self._submit(frames, check_frames(frames, self._frame))
-        self._count = len(frames)
+        count = len(frames)
+        # What is right is seen at once; what is wrong is looked at again for its error.
+        for frame in frames:
+            if frame.shape != self._shape or frame.dtype is not _BYTE:
+                check_frames(frames, self._frame)
+        if not 1 <= count <= self._size:
+            check_frames(frames, self._frame)
+        self._submit(frames, count)
+        self._count = count
 
     def wait(self) -> NDArray[np.float32]:
         """Wait for the scores.
@@ -61,7 +73,8 @@ class Slot(ABC):
             WorkStoppedError: the engine failed.
         """
         self._check_busy()
-        return self._wait()[: self._count]
+        score = self._wait()
+        return score if self._count == self._size else score[: self._count]
 
     def anomaly_map(self) -> NDArray[np.float32]:
         """The anomaly maps of what was waited for; brought here when first asked for.
@@ -74,7 +87,8 @@ class Slot(ABC):
             WorkStoppedError: the engine failed.
         """
         self._check_busy()
-        return self._anomaly_map()[: self._count]
+        anomaly_map = self._anomaly_map()
+        return anomaly_map if self._count == self._size else anomaly_map[: self._count]
 
     def _check_busy(self) -> None:
         if not self._count:
@@ -93,11 +107,8 @@ class Slot(ABC):
         """The maps of a whole batch."""
 
 
-def check_frames(frames: Frames, spec: FrameSpec) -> int:
+def check_frames(frames: Frames, spec: FrameSpec) -> None:
     """Hold frames against what an engine takes.
-
-    Returns:
-        How many they are.
 
     Raises:
         InputError: another size, number of channels or type, none, or more than a batch.
@@ -108,13 +119,12 @@ def check_frames(frames: Frames, spec: FrameSpec) -> int:
             f"{count} frames were given at once, the engine takes {spec.batch}",
             "give from 1 to that many",
         )
-    for frame in frames[:1] if isinstance(frames, np.ndarray) else frames:
+    for frame in frames:
         if frame.shape != spec.shape or frame.dtype != np.uint8:
             raise InputError(
                 f"expected frames of {list(spec.shape)} uint8, got {list(frame.shape)} {frame.dtype}",
                 f"give frames of {spec}, or export again with --frame-size",
             )
-    return count
 
 
 class Answer(Protocol):

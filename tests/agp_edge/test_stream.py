@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,20 +14,26 @@ import pytest
 from numpy.typing import NDArray
 
 from agp_edge.datasets.images import write_png
-from agp_edge.errors import DiskFullError, InputError, SourceLostError
+from agp_edge.engines import Inference, Session
+from agp_edge.engines.slots import CallSlot
+from agp_edge.errors import DeviceLostError, DiskFullError, InputError, SourceLostError
 from agp_edge.judging import JudgingEngine, open_judging_engine
 from agp_edge.sinks import Judgement, Sink
+from agp_edge.sinks.jsonl import JsonlSink
+from agp_edge.sinks.rejects import RejectsSink
+from agp_edge.sinks.video import VideoSink
 from agp_edge.sources import Frame, Source, open_source
 from agp_edge.sources import reader as reading
-from agp_edge.stream import STAGES, Stream
+from agp_edge.stream import STAGES, Stream, _Batch
 
 Part = Callable[..., NDArray[np.uint8]]
 WriteVideo = Callable[[Path, Sequence[NDArray[np.uint8]]], Path]
 
 
 class Collect(Sink):
-    def __init__(self, pause_s: float = 0) -> None:
+    def __init__(self, pause_s: float = 0, *, needs_maps: bool = False) -> None:
         self.all: list[Judgement] = []
+        self.needs_maps = needs_maps
         self.closed = False
         self._pause_s = pause_s
 
@@ -64,10 +72,44 @@ class Camera(Source):
         pass
 
 
-@pytest.fixture
-def engine(tiny_engine: Path) -> Iterator[JudgingEngine]:
+class SeveralSlots(Session):
+    """A session with more places than one for frames, as on a GPU; they compute when they are waited for."""
+
+    def __init__(self, session: Session, count: int, pause_s: float = 0) -> None:
+        self.frame = session.frame
+        self._session = session
+        self._pause_s = pause_s
+        self.asked_for_maps = 0
+        self.slots = tuple(self._Slot(self) for _ in range(count))
+
+    class _Slot(CallSlot):
+        def __init__(self, owner: SeveralSlots) -> None:
+            super().__init__(owner.frame, owner.compute)
+            self._owner = owner
+
+        def _anomaly_map(self) -> NDArray[np.float32]:
+            self._owner.asked_for_maps += 1
+            return super()._anomaly_map()
+
+    def compute(self, frames: NDArray[np.uint8]) -> Inference:
+        time.sleep(self._pause_s)
+        return self._session.infer(frames)
+
+    def _infer(self, frames: NDArray[np.uint8]) -> Inference:
+        raise AssertionError("a stream uses slots")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(params=[0, 1, 2, 3], ids=["its-own-slot", "1-slot", "2-slots", "3-slots"])
+def engine(tiny_engine: Path, request: pytest.FixtureRequest) -> Iterator[JudgingEngine]:
     with open_judging_engine(tiny_engine) as opened:
-        yield opened
+        yield with_slots(opened, request.param) if request.param else opened
+
+
+def with_slots(engine: JudgingEngine, count: int, pause_s: float = 0) -> JudgingEngine:
+    return dataclasses.replace(engine, session=SeveralSlots(engine.session, count, pause_s))
 
 
 @pytest.fixture(autouse=True)
@@ -254,6 +296,204 @@ def test_a_batch_engine_gives_the_same_verdicts(
     counts_of(stream)
     assert [(j.frame, j.verdict) for j in four.all] == [(j.frame, j.verdict) for j in one.all]
     np.testing.assert_allclose([j.score for j in four.all], [j.score for j in one.all], rtol=1e-6)
+
+
+class Scripted(Source):
+    """A live source that gives a frame when it is told to, and ends when it is told to."""
+
+    def __init__(self, part: Part, name: str) -> None:
+        self.name, self.live, self.fps = name, True, None
+        self._part = part
+        self._orders: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+
+    def open(self) -> None:
+        pass
+
+    def give(self, number: int | None) -> None:
+        self._orders.put(number)
+
+    def read(self) -> Frame | None:
+        number = self._orders.get()
+        if number is None:
+            return None
+        return Frame(self._part(number), number, time.monotonic_ns(), time.time(), "arrival", self.name)
+
+    def close(self) -> None:
+        pass
+
+
+def batches_of(
+    tiny_batch_engine: Path, part: Part, give: Callable[[list[Scripted]], None], *, batch_wait_ms: float
+) -> list[int]:
+    """Run a stream of four scripted cameras over the engine that takes four; how many frames were in each batch."""
+    seen: list[int] = []
+    cameras = [Scripted(part, f"camera-{i}") for i in range(4)]
+    sink = Collect()
+    with open_judging_engine(tiny_batch_engine) as engine:
+        stream = Stream(cameras, engine, [sink], batch_wait_ms=batch_wait_ms)
+        submit = stream._free[0].submit
+
+        def noted(frames: list[NDArray[np.uint8]]) -> None:
+            seen.append(len(frames))
+            submit(frames)
+
+        stream._free[0].submit = noted  # type: ignore[method-assign,assignment]
+        running = threading.Thread(target=stream.run)
+        running.start()
+        give(cameras)
+        running.join(10)
+        assert not running.is_alive()
+    counts_of(stream)
+    return seen
+
+
+def test_cameras_share_a_batch_when_their_frames_are_near(tiny_batch_engine: Path, part: Part) -> None:
+    def give(cameras: list[Scripted]) -> None:
+        for camera in cameras:
+            time.sleep(0.02)
+            camera.give(0)
+        for camera in cameras:
+            camera.give(None)
+
+    assert batches_of(tiny_batch_engine, part, give, batch_wait_ms=1000) == [4]
+
+
+def test_a_frame_does_not_wait_for_longer_than_it_may(tiny_batch_engine: Path, part: Part) -> None:
+    def give(cameras: list[Scripted]) -> None:
+        cameras[0].give(0)
+        time.sleep(0.3)
+        cameras[1].give(0)
+        time.sleep(0.3)
+        for camera in cameras:
+            camera.give(None)
+
+    assert batches_of(tiny_batch_engine, part, give, batch_wait_ms=20) == [1, 1]
+    assert batches_of(tiny_batch_engine, part, give, batch_wait_ms=0) == [1, 1]
+
+
+def test_nobody_waits_for_a_camera_that_has_ended(tiny_batch_engine: Path, part: Part) -> None:
+    begin = time.monotonic()
+
+    def give(cameras: list[Scripted]) -> None:
+        for camera in cameras[1:]:
+            camera.give(None)
+        time.sleep(0.05)
+        cameras[0].give(0)
+        cameras[0].give(None)
+
+    assert batches_of(tiny_batch_engine, part, give, batch_wait_ms=1000) == [1]
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("wait_ms", [-1, 1001, float("nan")])
+def test_a_wait_that_is_none(engine: JudgingEngine, part: Part, wait_ms: float) -> None:
+    with pytest.raises(InputError, match="--batch-wait"):
+        Stream([Camera(part)], engine, batch_wait_ms=wait_ms)
+
+
+def test_each_source_keeps_its_order_in_shared_batches(
+    tmp_path: Path, tiny_batch_engine: Path, part: Part, write_video: WriteVideo
+) -> None:
+    paths = [write_video(tmp_path / f"{i}.avi", [part(n) for n in range(6 + i)]) for i in range(3)]
+    sink = Collect()
+    with open_judging_engine(tiny_batch_engine) as batched:
+        stream = Stream([open_source(str(path)) for path in paths], with_slots(batched, 3), [sink])
+        stream.run()
+    for i, path in enumerate(paths):
+        assert [j.frame for j in sink.all if j.source == str(path)] == list(range(6 + i))
+
+
+# --- several slots ---------------------------------------------------------------------------------
+
+
+def test_files_are_brought_ahead_and_cameras_are_not(
+    tmp_path: Path, tiny_engine: Path, part: Part, write_video: WriteVideo
+) -> None:
+    video = write_video(tmp_path / "a.avi", [part(i) for i in range(30)])
+    with open_judging_engine(tiny_engine) as one:
+        for sources, most in (([open_source(str(video))], 2), ([Camera(part, total=30)], 1)):
+            stream = Stream(sources, with_slots(one, 3, pause_s=0.01), [Collect()])
+            under_way: list[int] = []
+            judge = stream._judge
+
+            def noted(batch: _Batch) -> list[Judgement]:
+                under_way.append(len(stream._under_way))  # noqa: B023
+                return judge(batch)  # noqa: B023
+
+            stream._judge = noted  # type: ignore[method-assign]
+            stream.run()
+            assert max(under_way) == most - 1, "beside the one that is judged"
+
+
+def test_the_next_frame_is_under_way_while_a_verdict_is_written(tiny_engine: Path, part: Part) -> None:
+    class Look(Collect):
+        def write(self, judgement: Judgement) -> None:
+            seen.append(len(stream._under_way))
+            super().write(judgement)
+
+    seen: list[int] = []
+    with open_judging_engine(tiny_engine) as one:
+        stream = Stream([Camera(part, total=40)], with_slots(one, 2, pause_s=0.01), [Look()])
+        stream.run()
+    assert sum(seen) > len(seen) / 2, seen
+
+
+@pytest.mark.parametrize(("needs_maps", "asked"), [(False, 2), (True, 10)])
+def test_a_map_is_brought_for_those_who_look_at_it(
+    tmp_path: Path, tiny_engine: Path, part: Part, write_video: WriteVideo, needs_maps: bool, asked: int
+) -> None:
+    video = write_video(tmp_path / "a.avi", [part(i, defect=i in (2, 7)) for i in range(10)])
+    sink = Collect(needs_maps=needs_maps)
+    with open_judging_engine(tiny_engine) as one:
+        engine = with_slots(one, 3)
+        Stream([open_source(str(video))], engine, [sink]).run()
+    assert isinstance(engine.session, SeveralSlots)
+    assert engine.session.asked_for_maps == asked
+    for judgement in sink.all:
+        assert (judgement.anomaly_map is not None) == (needs_maps or judgement.verdict == "NG")
+
+
+def test_a_sink_that_draws_says_that_it_needs_maps() -> None:
+    assert VideoSink.needs_maps
+    assert not JsonlSink.needs_maps
+    assert not RejectsSink.needs_maps, "a rejected frame has its map anyway"
+
+
+def test_frames_under_way_are_judged_before_a_bad_one_ends_the_stream(
+    tmp_path: Path, tiny_engine: Path, part: Part
+) -> None:
+    for i in range(6):
+        write_png(tmp_path / f"{i}.png", part(i) if i < 5 else part(i)[:40])
+    sink = Collect()
+    with open_judging_engine(tiny_engine) as one:
+        stream = Stream([open_source(str(tmp_path / "?.png"))], with_slots(one, 3), [sink])
+        with pytest.raises(InputError, match=r"64x40.*64x48"):
+            stream.run()
+    (counts,) = counts_of(stream)
+    assert (counts["judged"], counts["failed"]) == (5, 1)
+
+
+def test_an_engine_that_fails_costs_what_was_under_way_and_it_is_counted(
+    tmp_path: Path, tiny_engine: Path, part: Part, write_video: WriteVideo
+) -> None:
+    video = write_video(tmp_path / "a.avi", [part(i) for i in range(10)])
+    with open_judging_engine(tiny_engine) as one:
+        engine = with_slots(one, 3)
+        calls = iter(range(100))
+        infer = one.session.infer
+
+        def fail(frames: NDArray[np.uint8]) -> Inference:
+            if next(calls) == 4:
+                raise DeviceLostError("the GPU is gone", "start again")
+            return infer(frames)
+
+        for slot in engine.session.slots:
+            slot._call = fail  # type: ignore[attr-defined]
+        stream = Stream([open_source(str(video))], engine, [Collect()])
+        with pytest.raises(DeviceLostError):
+            stream.run()
+    (counts,) = counts_of(stream)
+    assert (counts["judged"], counts["failed"]) == (4, 2), "the one that failed, and one behind it"
 
 
 def test_an_unreadable_image_fails_and_the_others_are_judged(

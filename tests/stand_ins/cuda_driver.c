@@ -59,6 +59,7 @@ void stand_in_refuse_graphs(void) { no_graphs = 1; }
 void stand_in_misuse(void) { wrong++; }
 int stand_in_live(void) { return count_things + retained; }
 int stand_in_wrong(void) { return wrong; }
+void stand_in_forget_log(void) { log_of_calls[0] = 0; }
 const char *stand_in_log(void) { return log_of_calls; }
 
 void stand_in_note(const char *what) {

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,41 +24,37 @@ from tests.stand_ins import pycuda_build
 SOURCE = Path(__file__).with_name("cuda_driver.c")
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "libcuda.so.1"
+NOTHING_MORE: Mapping[str, str] = {}
+FIXTURES = "tests.stand_ins.plans"
 IN_USE = "AGP_EDGE_STAND_IN_DRIVER"
 PYCUDA = ROOT / "build" / "pycuda"
 NOT_SUPPORTED = 801
+"""CUDA_ERROR_NOT_SUPPORTED of cuda.h."""
 
 
-def run_checks(checks: Path, folder: Path, binding: str = "cuda-python") -> None:
-    """Compile the driver into `folder` and have pytest run `checks` on it through a binding of `agp_edge.cuda.BINDINGS`.
+def run_checks(
+    checks: Path, folder: Path, environment: Mapping[str, str] = NOTHING_MORE, binding: str = "cuda-python"
+) -> None:
+    """Compile the driver into `folder` and have pytest run `checks` on it; skips without a C compiler or the binding.
 
-    Skips where there is no C compiler, or not the binding.
+    Args:
+        checks: a file of tests.
+        folder: for the driver.
+        environment: what else they find in it.
+        binding: by its name in `agp_edge.cuda.BINDINGS`.
     """
+    found = environment_of(binding)
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler to make a driver with")
-    found: dict[str, str] = {}
-    sources = [SOURCE]
-    if binding == "pycuda":
-        try:
-            built = pycuda_build.prepare(PYCUDA)
-        except pycuda_build.UnavailableError as error:
-            pytest.skip(f"pycuda {pycuda_build.VERSION} cannot be built: {error}")
-        found = {"PYTHONPATH": join_paths(built, "PYTHONPATH")}
-        sources.append(folder / "more.c")
-        sources[1].write_text(write_more((built / "functions.txt").read_text().split()))
-    else:
-        pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+    more = folder / "more.c"
+    more.write_text(write_more(binding))
     command = [compiler, "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", f"-Wl,-soname,{LIBRARY}"]
-    subprocess.run([*command, "-o", str(folder / LIBRARY), *map(str, sources)], check=True)
-    found |= {
-        "LD_LIBRARY_PATH": join_paths(folder, "LD_LIBRARY_PATH"),
-        BINDING_VARIABLE: binding,
-        IN_USE: "1",
-    }
+    subprocess.run([*command, "-o", str(folder / LIBRARY), str(SOURCE), str(more)], check=True)
+    found |= {**environment, "LD_LIBRARY_PATH": join_paths(folder, "LD_LIBRARY_PATH"), IN_USE: "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
-        env={**os.environ, **found},
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", FIXTURES, str(checks)],
+        env=found,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -69,13 +65,31 @@ def run_checks(checks: Path, folder: Path, binding: str = "cuda-python") -> None
     assert re.search(r"^\d+ passed in ", done.stdout, re.MULTILINE), "every one is to run"
 
 
+def environment_of(binding: str) -> dict[str, str]:
+    """What a process needs to take that binding; skips where it is not to be had, and says what is missing."""
+    chosen = {**os.environ, BINDING_VARIABLE: binding}
+    if binding == "pycuda":
+        return {**chosen, "PYTHONPATH": join_paths(build_pycuda(), "PYTHONPATH")}
+    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+    return chosen
+
+
+def build_pycuda() -> Path:
+    """Where it is; built if need be."""
+    try:
+        return pycuda_build.prepare(PYCUDA)
+    except pycuda_build.UnavailableError as error:
+        pytest.skip(f"pycuda {pycuda_build.VERSION} cannot be built: {error}")
+
+
 def join_paths(first: Path, variable: str) -> str:
     """A folder, and what the environment has under that name."""
     return os.pathsep.join(filter(None, [str(first), os.environ.get(variable, "")]))
 
 
-def write_more(functions: list[str]) -> str:
+def write_more(binding: str) -> str:
     """C for functions that a binding must find to load, and that nobody is to call; the driver's own go before them."""
+    functions = (build_pycuda() / "functions.txt").read_text().split() if binding == "pycuda" else []
     lines = (
         f"__attribute__((weak)) int {name}(void) {{ stand_in_misuse(); return {NOT_SUPPORTED}; }}\n"
         for name in functions
@@ -110,13 +124,13 @@ class StandIn:
         self._library.stand_in_reset(devices, integrated, active, maps)
 
     def fail(self, number: int, code: int, *, times: int = 1, sticky: bool = False) -> None:
-        """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too.
+        """Have the call of that number from now on, counted from 1, give a code.
 
         Args:
             number: of the call.
             code: that it gives.
-            times: so many calls from that one on.
-            sticky: the device is lost with it.
+            times: as many calls from that one on.
+            sticky: the device is lost with it: every later call gives the code.
         """
         self._library.stand_in_fail(number, times, code, sticky)
 
@@ -128,6 +142,10 @@ class StandIn:
         """What was called and noted since it was made, in order."""
         log: bytes = self._library.stand_in_log()
         return log.decode().split()
+
+    def forget_calls(self) -> None:
+        """Begin the list of calls anew; what no longer fits into it is not noted."""
+        self._library.stand_in_forget_log()
 
     def note(self, what: str) -> None:
         """Put a word among the calls."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from agp_edge.engines.tensorrt_capabilities import VARIANTS
 from agp_edge.engines.tensorrt_session import why_not_run
 from agp_edge.files import sha256_file
 from agp_edge.frame import FrameSpec
+from benchmarks.allocations import build_counter, counted_environment
 from tests.stand_ins.cuda_driver import run_checks
 
 ORIN = Gpu(0, "Orin", "8.7")
@@ -24,6 +26,17 @@ ORIN = Gpu(0, "Orin", "8.7")
 
 def test_on_stand_ins_for_tensorrt_and_the_driver(tmp_path: Path) -> None:
     run_checks(Path(__file__).with_name("checks_of_a_session.py"), tmp_path)
+
+
+def test_several_sessions_on_one_device(tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_of_several_sessions.py"), tmp_path)
+
+
+def test_what_a_frame_asks_of_the_allocator(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler to make a counter with")
+    environment = counted_environment(build_counter(tmp_path))
+    run_checks(Path(__file__).with_name("checks_of_allocations.py"), tmp_path, environment)
 
 
 # --- is a plan run where it is built? ----------------------------------------------------------------
