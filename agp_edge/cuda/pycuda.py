@@ -118,11 +118,14 @@ class _PyCuda:
 
     @_translated
     def set_context(self, context: int) -> None:
-        self._leave()
-        if context:
-            with self._changing:
-                held = {held.handle: held for held in self._contexts.values()}[context]
-            self._here.current = _Current(held)
+        with self._changing:
+            held = {held.handle: held for held in self._contexts.values()}
+        wanted = held[context] if context else None
+        current: _Current | None = self._here.__dict__.get("current")
+        if current is None or current.context is not wanted:
+            self._leave()
+            if wanted is not None:
+                self._here.current = _Current(wanted)
 
     def _leave(self) -> None:
         current: _Current | None = self._here.__dict__.pop("current", None)
@@ -316,16 +319,19 @@ class _Current:
 
     Args:
         context: is put there.
+
+    Attributes:
+        context: what is there; None once it is not.
     """
 
     def __init__(self, context: _Context) -> None:
-        self._context: _Context | None = None
+        self.context: _Context | None = None
         context.push()
-        self._context = context
+        self.context = context
 
     def end(self) -> None:
         """Take it off; safe to call twice."""
-        context, self._context = self._context, None
+        context, self.context = self.context, None
         if context is not None:
             context.pop()
 
