@@ -1,5 +1,6 @@
 /* A driver of CUDA without a GPU: the functions that agp_edge/cuda calls, over malloc and memcpy.
  *
+ * What else a binding wants to find is added when it is compiled, and counted as wrong if it is called: cuda_driver.py.
  * It is stricter than a driver: what is freed twice, or while a copy of it waits, or used without a context, is counted as
  * wrong. Copies are done when a stream is synchronised and not before, so that who does not wait reads nothing.
  * Nothing that runs on it says anything of a GPU.
@@ -27,9 +28,9 @@ static graph writing;
 static address capturing;
 static long last_number;
 static int count_things, count_jobs, retained, wrong, active, offered = 1, integrated, maps, no_graphs;
-static int failing_in, failing_code, failing_sticky, lost;
+static int failing_in, failing_times, failing_code, failing_sticky, lost;
 static char log_of_calls[1 << 16];
-static __thread int current;
+static __thread int current, pushed;
 
 /* --- for the tests ---------------------------------------------------------------------------------- */
 
@@ -43,9 +44,11 @@ void stand_in_reset(int devices, int is_integrated, int is_active, int does_map)
     log_of_calls[0] = 0;
 }
 
-/* The n-th call from now on, counted from 1, gives that code; if sticky, so does every later one. */
-void stand_in_fail(int n, int code, int sticky) {
+/* The n-th call from now on, counted from 1, and those that follow it until it is so many times, give that code; if
+ * sticky, so does every later one. */
+void stand_in_fail(int n, int times, int code, int sticky) {
     failing_in = n;
+    failing_times = times;
     failing_code = code;
     failing_sticky = sticky;
 }
@@ -107,6 +110,7 @@ static int enter(const char *name) {
     stand_in_note(name);
     if (lost) return lost;
     if (failing_in && --failing_in == 0) {
+        if (--failing_times) failing_in = 1;
         if (failing_sticky) {
             lost = failing_code;
             count_jobs = 0;
@@ -222,7 +226,7 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
 
 int cuDevicePrimaryCtxRelease_v2(int device) {
     int code = enter("cuDevicePrimaryCtxRelease");
-    if (!retained || count_things || current) wrong++;
+    if (!retained || (retained == 1 && (count_things || (current && !pushed)))) wrong++;
     if (retained) retained--;
     return code;
 }
@@ -231,6 +235,23 @@ int cuCtxSetCurrent(void *context) {
     int code = enter("cuCtxSetCurrent");
     if (context && (context != (void *)CONTEXT || !retained)) return wrong++, INVALID_CONTEXT;
     if (!context || !code) current = context != 0;
+    pushed = 0;
+    return code;
+}
+
+/* pycuda keeps at most one on the driver's stack. */
+int cuCtxPushCurrent_v2(void *context) {
+    int code = enter("cuCtxPushCurrent");
+    if (context != (void *)CONTEXT || !retained || current) return wrong++, INVALID_CONTEXT;
+    if (!code) current = pushed = 1;
+    return code;
+}
+
+int cuCtxPopCurrent_v2(void **context) {
+    int code = enter("cuCtxPopCurrent");
+    if (!current) return wrong++, INVALID_CONTEXT;
+    *context = (void *)CONTEXT;
+    if (!code) current = 0;
     return code;
 }
 
@@ -391,18 +412,27 @@ int cuEventDestroy_v2(void *at) { return drop("cuEventDestroy", EVENT, (address)
 int cuGraphDestroy(void *at) { return drop("cuGraphDestroy", TEMPLATE, (address)(size_t)at); }
 int cuGraphExecDestroy(void *at) { return drop("cuGraphExecDestroy", GRAPH, (address)(size_t)at); }
 
-int cuGetErrorString(int code, const char **text) {
-    *text = code == 1     ? "invalid argument"
-            : code == 2   ? "out of memory"
-            : code == 100 ? "no CUDA-capable device is detected"
-            : code == 201 ? "invalid device context"
-            : code == 700 ? "an illegal memory access was encountered"
-            : code == 719 ? "unspecified launch failure"
-            : code == 900 ? "operation not permitted when stream is capturing"
-            : code == 901 ? "operation failed due to a previous error during capture"
-                          : 0;
+static const struct { int code; const char *name, *text; } errors[] = {
+    {1, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {2, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {100, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
+    {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {400, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+    {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
+};
+
+static int describe(int code, const char **text, int named) {
+    *text = 0;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].code == code) *text = named ? errors[i].name : errors[i].text;
     return *text ? 0 : INVALID_VALUE;
 }
+
+int cuGetErrorString(int code, const char **text) { return describe(code, text, 0); }
+int cuGetErrorName(int code, const char **text) { return describe(code, text, 1); }
 
 #define OFFER(name) if (!strcmp(asked, #name)) return (void *)name;
 #define OFFER_2(name) if (!strcmp(asked, #name)) return (void *)name##_v2;
