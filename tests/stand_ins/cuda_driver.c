@@ -34,8 +34,11 @@ static int failing_in, failing_times, failing_code, failing_sticky, lost;
 static char log_of_calls[1 << 16];
 static __thread int current, pushed;
 
-/* One call at a time; work that is done inside a call may make others. */
+/* One call at a time. While work is done inside a call, which may be Python's, others go on: one of them may be made with
+ * Python's lock held. */
 static pthread_mutex_t turn = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+static pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
+static int finishing;
 static int take_turn(void) { return pthread_mutex_lock(&turn); }
 static void end_turn(int *held) { pthread_mutex_unlock(&turn); }
 #define ONE_AT_A_TIME __attribute__((cleanup(end_turn))) int held = take_turn()
@@ -97,21 +100,29 @@ void stand_in_enqueue(address stream, void (*work)(void)) {
 /* Do what waits in a stream up to a number, and in other streams only what that waits for. */
 static void advance(address stream, long number) {
     for (int i = 0; i < count_jobs && jobs[i].number <= number; i++) {
-        job *one = jobs + i;
-        if (one->stream != stream || one->done) continue;
-        one->done = 1;
-        if (one->kind == COPY) memcpy((void *)(size_t)one->target, (void *)(size_t)one->source, one->size);
-        if (one->kind == WORK) one->work();
-        if (one->kind == WAIT) advance(one->source, (long)one->size);
+        job one = jobs[i];
+        if (one.stream != stream || one.done) continue;
+        jobs[i].done = 1;
+        if (one.kind == COPY) memcpy((void *)(size_t)one.target, (void *)(size_t)one.source, one.size);
+        if (one.kind == WAIT) advance(one.source, (long)one.size);
+        if (one.kind == WORK) {
+            pthread_mutex_unlock(&turn);
+            one.work();
+            pthread_mutex_lock(&turn);
+        }
     }
 }
 
 static void finish(address stream, long number) {
     int left = 0;
+    while (finishing) pthread_cond_wait(&finished, &turn);
+    finishing = 1;
     advance(stream, number);
     for (int i = 0; i < count_jobs; i++)
         if (!jobs[i].done) jobs[left++] = jobs[i];
     count_jobs = left;
+    finishing = 0;
+    pthread_cond_broadcast(&finished);
 }
 
 /* --- what the calls share --------------------------------------------------------------------------- */
