@@ -144,6 +144,7 @@ class Stream:
             _Line(Reader(s, self._changed, every=every, read_ahead=ahead, on_event=on_event)) for s in sources
         ]
         self._free = deque(engine.session.slots)
+        self._runtime = engine.session.runtime
         self._under_way: deque[_Batch] = deque()
         self._refused: InputError | None = None
         self._open = 0  # Frames that were taken and have no verdict yet.
@@ -193,12 +194,16 @@ class Stream:
         self._raise_if_nothing_was_read()
 
     def summary(self) -> dict[str, Any]:
-        """What happened: per source the counts and latency percentiles; `elapsed_ms` is the time of `run`."""
+        """What happened: per source the counts and latency percentiles; `elapsed_ms` is the time of `run`.
+
+        `runtime` is that of the session, as it was when the stream was made.
+        """
         return {
             "engine": self._engine.id,
             "accepted": self._engine.accepted,
             "threshold": self._engine.judge.threshold,
             "provisional": self._engine.judge.provisional,
+            "runtime": self._runtime,
             "elapsed_ms": round((self._ended - self._started) * 1000, 3),
             "sources": [line.summary() for line in self._lines],
         }

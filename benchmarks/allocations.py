@@ -117,10 +117,11 @@ def measure(engine: Path, frames: int = 2000) -> dict[str, Any]:
 def describe(report: dict[str, Any]) -> str:
     """The report in a line a call."""
     titles = {"ours": "Slot.submit, wait", "bare": "bare ONNX Runtime"}
+    counted = report["per_frame"]
     return "\n".join(
-        f"{titles[name]:<18} {said['allocations']:7.2f} allocations a frame, {said['bytes']:9.0f} bytes, "
+        f"{title:<18} {said['allocations']:7.2f} allocations a frame, {said['bytes']:9.0f} bytes, "
         f"the largest {said['largest_bytes']:.0f}, {said['kept']:.3f} kept"
-        for name, said in report["per_frame"].items()
+        for title, said in ((title, counted[name]) for name, title in titles.items() if name in counted)
     )
 
 

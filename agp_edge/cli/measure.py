@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from agp_edge.cli.console import note, say, table, write_json_result
-from agp_edge.cli.options import CUDA_GRAPHS, JSON, MEMORY, SPIN_WAIT, run_options
+from agp_edge.cli.options import JSON, MEMORY, NO_CUDA_GRAPHS, SPIN_WAIT, run_options
 
 
 def benchmark(
@@ -34,7 +34,7 @@ def benchmark(
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the noise and of the arrivals of `server`."),
     memory: str = MEMORY,
-    cuda_graphs: bool = CUDA_GRAPHS,
+    no_cuda_graphs: bool = NO_CUDA_GRAPHS,
     spin_wait: bool = SPIN_WAIT,
     json_file: str | None = JSON,
 ) -> None:
@@ -60,7 +60,7 @@ def benchmark(
         warmup_ms=warmup_ms,
         rate=rate,
         seed=seed,
-        options=run_options(memory, cuda_graphs, spin_wait),
+        options=run_options(memory, no_cuda_graphs, spin_wait),
         # An engine that does not open is told in its two lines alone.
         begin=lambda: note(
             f"measuring {engine.name}, {scenario}, for {duration_s:g} s; leave the machine alone meanwhile"

@@ -50,15 +50,15 @@ MEMORY = typer.Option(
     metavar="KIND",
     help="How a frame comes to a GPU: pinned (copied), mapped (read where it lies), or auto.",
 )
-CUDA_GRAPHS = typer.Option(
-    True, "--cuda-graphs/--no-cuda-graphs", help="Queue a frame's run on a GPU by one call."
+NO_CUDA_GRAPHS = typer.Option(
+    False, "--no-cuda-graphs", help="Queue every kernel on a GPU anew, not a frame's run by one call."
 )
 SPIN_WAIT = typer.Option(
     False, "--spin-wait", help="Wait for a GPU without sleeping: some microseconds less, and a core is busy."
 )
 
 
-def run_options(memory: str, cuda_graphs: bool, spin_wait: bool) -> RunOptions:
+def run_options(memory: str, no_cuda_graphs: bool, spin_wait: bool) -> RunOptions:
     """The three above as the engines take them.
 
     Raises:
@@ -66,6 +66,6 @@ def run_options(memory: str, cuda_graphs: bool, spin_wait: bool) -> RunOptions:
     """
     from agp_edge.engines import RunOptions
 
-    options = RunOptions(memory=memory, cuda_graphs=cuda_graphs, spin_wait=spin_wait)
+    options = RunOptions(memory=memory, cuda_graphs=not no_cuda_graphs, spin_wait=spin_wait)
     options.check()
     return options

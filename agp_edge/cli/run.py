@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
-from agp_edge.cli.options import CUDA_GRAPHS, JSON, MEMORY, SPIN_WAIT, outside_bundles, run_options
+from agp_edge.cli.options import JSON, MEMORY, NO_CUDA_GRAPHS, SPIN_WAIT, outside_bundles, run_options
 from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def stream(
         help="How long a frame waits for others, where the engine takes several at once; default 5.",
     ),
     memory: str = MEMORY,
-    cuda_graphs: bool = CUDA_GRAPHS,
+    no_cuda_graphs: bool = NO_CUDA_GRAPHS,
     spin_wait: bool = SPIN_WAIT,
     json_file: str | None = JSON,
 ) -> None:
@@ -86,7 +86,7 @@ def stream(
     from agp_edge.sources import open_source
     from agp_edge.stream import BATCH_WAIT_MS, Stream, check_batch_wait
 
-    options = run_options(memory, cuda_graphs, spin_wait)
+    options = run_options(memory, no_cuda_graphs, spin_wait)
     wait_ms = BATCH_WAIT_MS if batch_wait is None else batch_wait
     check_batch_wait(wait_ms)
     if jsonl == "-" and json_file == "-":

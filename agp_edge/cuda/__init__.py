@@ -7,6 +7,7 @@ driver are found by name in one table.
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 
 from agp_edge.cuda.base import CaptureError, Driver, Resource
@@ -15,10 +16,11 @@ from agp_edge.cuda.event import Event
 from agp_edge.cuda.graph import Graph
 from agp_edge.cuda.memory import DeviceMemory, PinnedMemory
 from agp_edge.cuda.stream import Stream
-from agp_edge.errors import MissingExtraError
+from agp_edge.errors import InputError, MissingExtraError
 
 __all__ = [
     "BINDINGS",
+    "BINDING_VARIABLE",
     "CaptureError",
     "Device",
     "DeviceMemory",
@@ -46,18 +48,32 @@ class Binding:
     extra: str
 
 
-BINDINGS = {"cuda-python": Binding("agp_edge.cuda.cuda_python", "cuda")}
+BINDINGS = {
+    "cuda-python": Binding("agp_edge.cuda.cuda_python", "cuda"),
+    "pycuda": Binding("agp_edge.cuda.pycuda", "pycuda"),
+}
 """Bindings by name; the first that is installed is taken."""
+
+BINDING_VARIABLE = "AGP_EDGE_CUDA"
+"""Environment variable that names the binding to take, whichever are installed."""
 
 
 def load_driver() -> Driver:
-    """The driver, through the first binding that is installed; it is not called yet.
+    """The driver, through the binding that the environment names or else the first that is installed; it is not called yet.
 
     Raises:
-        MissingExtraError: none is installed; names the extra of the one to prefer.
+        InputError: the environment names a binding that there is not.
+        MissingExtraError: none is installed; names the extra of the one to prefer, or of the one that was named.
+        ArtefactError: the binding does not load, as pycuda where there is no driver.
     """
+    named = os.environ.get(BINDING_VARIABLE)
+    if named and named not in BINDINGS:
+        raise InputError(
+            f"{BINDING_VARIABLE}={named}: there is no such binding of CUDA",
+            f"choose one of {', '.join(BINDINGS)}, or leave it unset for the first that is installed",
+        )
     missing: list[MissingExtraError] = []
-    for binding in BINDINGS.values():
+    for binding in [BINDINGS[named]] if named else BINDINGS.values():
         try:
             driver: Driver = importlib.import_module(binding.module).load_driver(binding.extra)
         except MissingExtraError as error:

@@ -35,7 +35,11 @@ class Driver(Protocol):
         """A `CUdevice_attribute` of cuda.h, by its number."""
 
     def set_blocking(self, device: int) -> bool:
-        """Have a thread that waits for this GPU sleep, and not spin; False where another of this process chose before."""
+        """Have a thread that waits for this GPU sleep, and not spin.
+
+        Returns:
+            False where that is not to be had: another of this process chose before, or the binding cannot say it.
+        """
 
     def retain_context(self, device: int) -> int:
         """The primary context of a GPU, the one that TensorRT and torch use too; made if nobody holds it."""

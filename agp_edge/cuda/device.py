@@ -19,6 +19,15 @@ _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
 
 
+class _Here(threading.local):
+    """What the calling thread has: the device that was used last, for which its context is current."""
+
+    device: Device | None = None
+
+
+_here = _Here()
+
+
 class Device(Resource):
     """A GPU whose primary context is held, and current in each thread that uses it.
 
@@ -41,7 +50,6 @@ class Device(Resource):
     def __init__(self, driver: Driver, ordinal: int = 0) -> None:
         self.driver = driver
         self._lost = False
-        self._here = threading.local()
         count = driver.count_devices()
         if not 0 <= ordinal < count:
             raise ArtefactError(
@@ -79,9 +87,9 @@ class Device(Resource):
     def use(self) -> None:
         """Make its context the calling thread's, as libraries expect it that are called without one."""
         self._check_open()
-        if not hasattr(self._here, "current"):
+        if _here.device is not self:
             self._call(self.driver.set_context, self._context)
-            self._here.current = True
+            _here.device = self
 
     def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the driver in this device's context, which is then the calling thread's."""
@@ -90,10 +98,10 @@ class Device(Resource):
 
     def prepare(self, call: str, *arguments: int) -> Callable[[], None]:
         """A call of the driver for over and over, in this device's context; see `Driver.prepare`."""
-        ask, here = self.driver.prepare(call, *arguments), self._here
+        ask, here = self.driver.prepare(call, *arguments), _here
 
         def run() -> None:
-            if not hasattr(here, "current"):
+            if here.device is not self:
                 self.use()
             try:
                 ask()
@@ -113,7 +121,8 @@ class Device(Resource):
     def _free(self) -> None:
         try:
             # A context that may end below is nobody's any more.
-            if hasattr(self._here, "current"):
+            if _here.device is self:
+                _here.device = None
                 self._quietly(self.driver.set_context, 0)
         finally:
             self._quietly(self.driver.release_context, self._device)

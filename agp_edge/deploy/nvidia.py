@@ -124,22 +124,21 @@ def _is_cuda_12(limit: str | None) -> bool:
 
 
 def check_bindings(site: Site, gpu: Check, answer: Answer) -> Check:
-    """How Python reaches CUDA: by cuda-bindings. pycuda is named where it is, and used by no engine yet."""
+    """How Python reaches CUDA: by cuda-bindings, or else by pycuda."""
     name = "CUDA in Python"
     # `cuda` is a name that anyone may take: it counts with the metadata of NVIDIA's wheel alone.
     bindings = installed_version(("cuda-bindings",)) if site.modules.has("cuda") else None
     pycuda = installed_version(("pycuda",)) or "of unknown version" if site.modules.has("pycuda") else None
     if bindings is not None:
         return Check(name, "ok", f"cuda-bindings {bindings}" + (f", pycuda {pycuda}" if pycuda else ""))
+    if pycuda is not None:
+        return Check(name, "ok", f"pycuda {pycuda}, which has no CUDA graphs")
     if gpu.state == "not here":
         return Check(name, "not here", "needs an NVIDIA GPU")
     limit = answer.get("cuda") if isinstance(answer, dict) else None
     # One release for each major version of CUDA; the extra takes the newest.
     wanted = "cuda-bindings>=12.9,<13" if _is_cuda_12(limit) else "agp-edge[cuda]"
-    beside = f" (pycuda {pycuda} is here, and is not used)" if pycuda else ""
-    return Check(
-        name, "missing", f"needed to run TensorRT engines: cuda-bindings{beside}", f"pip install '{wanted}'"
-    )
+    return Check(name, "missing", "needed to run TensorRT engines: cuda-bindings", f"pip install '{wanted}'")
 
 
 def tensorrt_version(site: Site) -> str | None:

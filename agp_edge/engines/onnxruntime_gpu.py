@@ -1,8 +1,8 @@
 """A graph in ONNX Runtime on a GPU: its CUDA provider, in our stream, over our memory.
 
-It makes its own CUDA graphs, of graphs that are on the GPU as a whole, and up to its 1.23 a replayed graph is waited for
-inside the call (onnxruntime issue 28686), so that neighbouring frames overlap less than they could. The project has not run
-this on a GPU; that tensors go in and out by their addresses is tried on the CPU provider.
+It makes its own CUDA graphs, of graphs that are on the GPU as a whole, for each thread that runs them. A replayed one is waited
+for inside the call (onnxruntime's pull request 28686 would change that), so that neighbouring frames overlap less than they
+could. The project has not run this on a GPU; that tensors go in and out by their addresses is tried on the CPU provider.
 """
 
 from __future__ import annotations

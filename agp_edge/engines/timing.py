@@ -33,7 +33,7 @@ def time_drafts(
         seed: of the order of turns.
 
     Returns:
-        The median of each in milliseconds, of one call.
+        The median of each in milliseconds, from frames to scores, as a stream waits for them.
     """
     pixels = frames.gate if len(frames.gate) else frames.threshold
     with ExitStack() as stack:
@@ -47,7 +47,7 @@ def time_drafts(
             for n in range(len(pixels))
         ]
         times = time_in_turns(
-            [session.infer for session in sessions], queries, np.random.default_rng(seed), progress=progress
+            [session.score for session in sessions], queries, np.random.default_rng(seed), progress=progress
         )
     return [float(value) for value in np.median(times, axis=0)]
 

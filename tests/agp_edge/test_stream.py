@@ -148,6 +148,7 @@ def test_every_frame_of_a_file_is_judged_in_order(
     assert (x, y, width, height) == (24, 16, 16, 16), "the defect is where it was drawn"
     assert peak == pytest.approx(sink.all[3].score, abs=1e-5)
     assert stream.summary()["sources"][0]["latency_ms"]["total"]["n"] == 30
+    assert stream.summary()["runtime"] == engine.session.runtime
 
 
 def test_a_slow_engine_gets_the_newest_frame_of_a_camera(engine: JudgingEngine, part: Part) -> None:

@@ -1,9 +1,12 @@
 /* A driver of CUDA without a GPU: the functions that agp_edge/cuda calls, over malloc and memcpy.
  *
+ * What else a binding wants to find is added when it is compiled, and counted as wrong if it is called: cuda_driver.py.
  * It is stricter than a driver: what is freed twice, or while a copy of it waits, or used without a context, is counted as
  * wrong. Copies are done when a stream is synchronised and not before, so that who does not wait reads nothing.
  * Nothing that runs on it says anything of a GPU.
  */
+#define _GNU_SOURCE
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,9 +30,18 @@ static graph writing;
 static address capturing;
 static long last_number;
 static int count_things, count_jobs, retained, wrong, active, offered = 1, integrated, maps, no_graphs;
-static int failing_in, failing_code, failing_sticky, lost;
+static int failing_in, failing_times, failing_code, failing_sticky, lost;
 static char log_of_calls[1 << 16];
-static __thread int current;
+static __thread int current, pushed;
+
+/* One call at a time. While work is done inside a call, which may be Python's, others go on: one of them may be made with
+ * Python's lock held. */
+static pthread_mutex_t turn = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+static pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
+static int finishing;
+static int take_turn(void) { return pthread_mutex_lock(&turn); }
+static void end_turn(int *held) { pthread_mutex_unlock(&turn); }
+#define ONE_AT_A_TIME __attribute__((cleanup(end_turn))) int held = take_turn()
 
 /* --- for the tests ---------------------------------------------------------------------------------- */
 
@@ -43,9 +55,11 @@ void stand_in_reset(int devices, int is_integrated, int is_active, int does_map)
     log_of_calls[0] = 0;
 }
 
-/* The n-th call from now on, counted from 1, gives that code; if sticky, so does every later one. */
-void stand_in_fail(int n, int code, int sticky) {
+/* The n-th call from now on, counted from 1, and those that follow it until it is so many times, give that code; if
+ * sticky, so does every later one. */
+void stand_in_fail(int n, int times, int code, int sticky) {
     failing_in = n;
+    failing_times = times;
     failing_code = code;
     failing_sticky = sticky;
 }
@@ -60,6 +74,7 @@ void stand_in_forget_log(void) { log_of_calls[0] = 0; }
 const char *stand_in_log(void) { return log_of_calls; }
 
 void stand_in_note(const char *what) {
+    ONE_AT_A_TIME;
     if (strlen(log_of_calls) + strlen(what) + 2 < sizeof log_of_calls) {
         strcat(log_of_calls, what);
         strcat(log_of_calls, " ");
@@ -77,6 +92,7 @@ static void enqueue(job one) {
 
 /* What a library queues by itself, as TensorRT does with kernels. */
 void stand_in_enqueue(address stream, void (*work)(void)) {
+    ONE_AT_A_TIME;
     job one = {WORK, 0, stream, 0, 0, 0, work};
     enqueue(one);
 }
@@ -84,21 +100,29 @@ void stand_in_enqueue(address stream, void (*work)(void)) {
 /* Do what waits in a stream up to a number, and in other streams only what that waits for. */
 static void advance(address stream, long number) {
     for (int i = 0; i < count_jobs && jobs[i].number <= number; i++) {
-        job *one = jobs + i;
-        if (one->stream != stream || one->done) continue;
-        one->done = 1;
-        if (one->kind == COPY) memcpy((void *)(size_t)one->target, (void *)(size_t)one->source, one->size);
-        if (one->kind == WORK) one->work();
-        if (one->kind == WAIT) advance(one->source, (long)one->size);
+        job one = jobs[i];
+        if (one.stream != stream || one.done) continue;
+        jobs[i].done = 1;
+        if (one.kind == COPY) memcpy((void *)(size_t)one.target, (void *)(size_t)one.source, one.size);
+        if (one.kind == WAIT) advance(one.source, (long)one.size);
+        if (one.kind == WORK) {
+            pthread_mutex_unlock(&turn);
+            one.work();
+            pthread_mutex_lock(&turn);
+        }
     }
 }
 
 static void finish(address stream, long number) {
     int left = 0;
+    while (finishing) pthread_cond_wait(&finished, &turn);
+    finishing = 1;
     advance(stream, number);
     for (int i = 0; i < count_jobs; i++)
         if (!jobs[i].done) jobs[left++] = jobs[i];
     count_jobs = left;
+    finishing = 0;
+    pthread_cond_broadcast(&finished);
 }
 
 /* --- what the calls share --------------------------------------------------------------------------- */
@@ -107,6 +131,7 @@ static int enter(const char *name) {
     stand_in_note(name);
     if (lost) return lost;
     if (failing_in && --failing_in == 0) {
+        if (--failing_times) failing_in = 1;
         if (failing_sticky) {
             lost = failing_code;
             count_jobs = 0;
@@ -178,42 +203,50 @@ static void *use(const char *name, int kind, const void *handle, int *code) {
 /* --- the driver ------------------------------------------------------------------------------------- */
 
 int cuInit(unsigned flags) {
+    ONE_AT_A_TIME;
     int code = enter("cuInit");
     return code ? code : offered ? 0 : 100;
 }
 
 int cuDriverGetVersion(int *version) {
+    ONE_AT_A_TIME;
     *version = 13000;
     return 0;
 }
 
 int cuDeviceGetCount(int *count) {
+    ONE_AT_A_TIME;
     *count = offered;
     return enter("cuDeviceGetCount");
 }
 
 int cuDeviceGet(int *device, int ordinal) {
+    ONE_AT_A_TIME;
     *device = 10 + ordinal;
     return enter("cuDeviceGet");
 }
 
 int cuDeviceGetName(char *name, int length, int device) {
+    ONE_AT_A_TIME;
     strncpy(name, "stand-in", length);
     return enter("cuDeviceGetName");
 }
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    ONE_AT_A_TIME;
     *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : attribute == 19 ? maps : -1;
     return enter("cuDeviceGetAttribute");
 }
 
 int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned flags) {
+    ONE_AT_A_TIME;
     int code = enter("cuDevicePrimaryCtxSetFlags");
     if (flags != 4) wrong++;
     return code ? code : active ? ACTIVE : 0;
 }
 
 int cuDevicePrimaryCtxRetain(void **context, int device) {
+    ONE_AT_A_TIME;
     int code = enter("cuDevicePrimaryCtxRetain");
     *context = (void *)CONTEXT;
     if (!code) retained++;
@@ -221,31 +254,55 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
 }
 
 int cuDevicePrimaryCtxRelease_v2(int device) {
+    ONE_AT_A_TIME;
     int code = enter("cuDevicePrimaryCtxRelease");
-    if (!retained || count_things || current) wrong++;
+    if (!retained || (retained == 1 && (count_things || (current && !pushed)))) wrong++;
     if (retained) retained--;
     return code;
 }
 
 int cuCtxSetCurrent(void *context) {
+    ONE_AT_A_TIME;
     int code = enter("cuCtxSetCurrent");
     if (context && (context != (void *)CONTEXT || !retained)) return wrong++, INVALID_CONTEXT;
     if (!context || !code) current = context != 0;
+    pushed = 0;
+    return code;
+}
+
+/* pycuda keeps at most one on the driver's stack. */
+int cuCtxPushCurrent_v2(void *context) {
+    ONE_AT_A_TIME;
+    int code = enter("cuCtxPushCurrent");
+    if (context != (void *)CONTEXT || !retained || current) return wrong++, INVALID_CONTEXT;
+    if (!code) current = pushed = 1;
+    return code;
+}
+
+int cuCtxPopCurrent_v2(void **context) {
+    ONE_AT_A_TIME;
+    int code = enter("cuCtxPopCurrent");
+    if (!current) return wrong++, INVALID_CONTEXT;
+    *context = (void *)CONTEXT;
+    if (!code) current = 0;
     return code;
 }
 
 int cuMemGetInfo_v2(size_t *left, size_t *total) {
+    ONE_AT_A_TIME;
     *left = 3 << 20;
     *total = 8 << 20;
     return current ? enter("cuMemGetInfo") : (wrong++, INVALID_CONTEXT);
 }
 
 int cuMemAlloc_v2(address *given, size_t size) {
+    ONE_AT_A_TIME;
     int code = enter("cuMemAlloc");
     return code ? code : add(DEVICE, size, given);
 }
 
 int cuMemHostAlloc(void **given, size_t size, unsigned flags) {
+    ONE_AT_A_TIME;
     address at = 0;
     int code = enter("cuMemHostAlloc");
     if (flags != 2) wrong++;
@@ -255,6 +312,7 @@ int cuMemHostAlloc(void **given, size_t size, unsigned flags) {
 }
 
 int cuStreamCreate(void **given, unsigned flags) {
+    ONE_AT_A_TIME;
     address at = 0;
     int code = enter("cuStreamCreate");
     if (flags != 1) wrong++;
@@ -263,19 +321,22 @@ int cuStreamCreate(void **given, unsigned flags) {
     return code;
 }
 
-int cuMemFree_v2(address at) { return drop("cuMemFree", DEVICE, at); }
-int cuMemFreeHost(void *at) { return drop("cuMemFreeHost", HOST, (address)(size_t)at); }
-int cuStreamDestroy_v2(void *at) { return drop("cuStreamDestroy", STREAM, (address)(size_t)at); }
+int cuMemFree_v2(address at) { ONE_AT_A_TIME; return drop("cuMemFree", DEVICE, at); }
+int cuMemFreeHost(void *at) { ONE_AT_A_TIME; return drop("cuMemFreeHost", HOST, (address)(size_t)at); }
+int cuStreamDestroy_v2(void *at) { ONE_AT_A_TIME; return drop("cuStreamDestroy", STREAM, (address)(size_t)at); }
 
 int cuMemcpyHtoDAsync_v2(address target, const void *source, size_t size, void *stream) {
+    ONE_AT_A_TIME;
     return copy("cuMemcpyHtoDAsync", DEVICE, target, HOST, (address)(size_t)source, size, (address)(size_t)stream);
 }
 
 int cuMemcpyDtoHAsync_v2(void *target, address source, size_t size, void *stream) {
+    ONE_AT_A_TIME;
     return copy("cuMemcpyDtoHAsync", HOST, (address)(size_t)target, DEVICE, source, size, (address)(size_t)stream);
 }
 
 int cuMemHostGetDevicePointer_v2(address *given, void *at, unsigned flags) {
+    ONE_AT_A_TIME;
     int code = enter("cuMemHostGetDevicePointer");
     if (code) return code;
     if (!current || find(HOST, (address)(size_t)at) < 0) return wrong++, INVALID_VALUE;
@@ -284,6 +345,7 @@ int cuMemHostGetDevicePointer_v2(address *given, void *at, unsigned flags) {
 }
 
 int cuStreamSynchronize(void *stream) {
+    ONE_AT_A_TIME;
     int code = enter("cuStreamSynchronize");
     if (!current) return wrong++, INVALID_CONTEXT;
     if (find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_HANDLE;
@@ -293,6 +355,7 @@ int cuStreamSynchronize(void *stream) {
 }
 
 int cuEventCreate(void **given, unsigned flags) {
+    ONE_AT_A_TIME;
     address at = 0;
     int code = enter("cuEventCreate");
     code = code ? code : add(EVENT, sizeof(event), &at);
@@ -302,6 +365,7 @@ int cuEventCreate(void **given, unsigned flags) {
 }
 
 int cuEventRecord(void *handle, void *stream) {
+    ONE_AT_A_TIME;
     int code;
     event *mark = use("cuEventRecord", EVENT, handle, &code);
     if (!mark) return code;
@@ -314,6 +378,7 @@ int cuEventRecord(void *handle, void *stream) {
 }
 
 int cuStreamWaitEvent(void *stream, void *handle, unsigned flags) {
+    ONE_AT_A_TIME;
     int code;
     event *mark = use("cuStreamWaitEvent", EVENT, handle, &code);
     if (!mark) return code;
@@ -324,6 +389,7 @@ int cuStreamWaitEvent(void *stream, void *handle, unsigned flags) {
 }
 
 int cuEventSynchronize(void *handle) {
+    ONE_AT_A_TIME;
     int code;
     event *mark = use("cuEventSynchronize", EVENT, handle, &code);
     if (mark) finish(mark->stream, mark->number);
@@ -332,6 +398,7 @@ int cuEventSynchronize(void *handle) {
 
 /* Steps, not time: how many jobs were queued in between. */
 int cuEventElapsedTime_v2(float *ms, void *begin, void *end) {
+    ONE_AT_A_TIME;
     int code, other = 0;
     event *from = use("cuEventElapsedTime", EVENT, begin, &code), *to = 0;
     if (from && find(EVENT, (address)(size_t)end) >= 0) to = end;
@@ -343,6 +410,7 @@ int cuEventElapsedTime_v2(float *ms, void *begin, void *end) {
 }
 
 int cuStreamBeginCapture_v2(void *stream, int mode) {
+    ONE_AT_A_TIME;
     int code = enter("cuStreamBeginCapture");
     if (code) return code;
     if (!current || capturing || mode != 1 || find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_VALUE;
@@ -360,6 +428,7 @@ static int keep_graph(int kind, const graph *what, void **given) {
 }
 
 int cuStreamEndCapture(void *stream, void **given) {
+    ONE_AT_A_TIME;
     int code = enter("cuStreamEndCapture");
     *given = 0;
     if (capturing != (address)(size_t)stream) return wrong++, INVALID_VALUE;
@@ -368,6 +437,7 @@ int cuStreamEndCapture(void *stream, void **given) {
 }
 
 int cuGraphInstantiateWithFlags(void **given, void *template, unsigned long long flags) {
+    ONE_AT_A_TIME;
     int code;
     graph *what = use("cuGraphInstantiate", TEMPLATE, template, &code);
     *given = 0;
@@ -375,6 +445,7 @@ int cuGraphInstantiateWithFlags(void **given, void *template, unsigned long long
 }
 
 int cuGraphLaunch(void *handle, void *stream) {
+    ONE_AT_A_TIME;
     int code;
     graph *what = use("cuGraphLaunch", GRAPH, handle, &code);
     if (!what) return code;
@@ -387,22 +458,31 @@ int cuGraphLaunch(void *handle, void *stream) {
     return 0;
 }
 
-int cuEventDestroy_v2(void *at) { return drop("cuEventDestroy", EVENT, (address)(size_t)at); }
-int cuGraphDestroy(void *at) { return drop("cuGraphDestroy", TEMPLATE, (address)(size_t)at); }
-int cuGraphExecDestroy(void *at) { return drop("cuGraphExecDestroy", GRAPH, (address)(size_t)at); }
+int cuEventDestroy_v2(void *at) { ONE_AT_A_TIME; return drop("cuEventDestroy", EVENT, (address)(size_t)at); }
+int cuGraphDestroy(void *at) { ONE_AT_A_TIME; return drop("cuGraphDestroy", TEMPLATE, (address)(size_t)at); }
+int cuGraphExecDestroy(void *at) { ONE_AT_A_TIME; return drop("cuGraphExecDestroy", GRAPH, (address)(size_t)at); }
 
-int cuGetErrorString(int code, const char **text) {
-    *text = code == 1     ? "invalid argument"
-            : code == 2   ? "out of memory"
-            : code == 100 ? "no CUDA-capable device is detected"
-            : code == 201 ? "invalid device context"
-            : code == 700 ? "an illegal memory access was encountered"
-            : code == 719 ? "unspecified launch failure"
-            : code == 900 ? "operation not permitted when stream is capturing"
-            : code == 901 ? "operation failed due to a previous error during capture"
-                          : 0;
+static const struct { int code; const char *name, *text; } errors[] = {
+    {1, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {2, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {100, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
+    {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {400, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+    {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
+};
+
+static int describe(int code, const char **text, int named) {
+    *text = 0;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].code == code) *text = named ? errors[i].name : errors[i].text;
     return *text ? 0 : INVALID_VALUE;
 }
+
+int cuGetErrorString(int code, const char **text) { ONE_AT_A_TIME; return describe(code, text, 0); }
+int cuGetErrorName(int code, const char **text) { ONE_AT_A_TIME; return describe(code, text, 1); }
 
 #define OFFER(name) if (!strcmp(asked, #name)) return (void *)name;
 #define OFFER_2(name) if (!strcmp(asked, #name)) return (void *)name##_v2;
@@ -424,6 +504,7 @@ static void *look_up(const char *asked) {
 }
 
 int cuGetProcAddress_v2(const char *asked, void **given, int version, address flags, int *status) {
+    ONE_AT_A_TIME;
     *given = look_up(asked);
     if (status) *status = *given ? 0 : 1;
     return 0;

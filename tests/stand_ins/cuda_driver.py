@@ -18,31 +18,52 @@ from pathlib import Path
 
 import pytest
 
+from agp_edge.cuda import BINDING_VARIABLE
+from tests.stand_ins import pycuda_build
+
 SOURCE = Path(__file__).with_name("cuda_driver.c")
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "libcuda.so.1"
 NOTHING_MORE: Mapping[str, str] = {}
+FIXTURES = "tests.stand_ins.plans"
 IN_USE = "AGP_EDGE_STAND_IN_DRIVER"
+PYCUDA = ROOT / "build" / "pycuda"
+NOT_SUPPORTED = 801
+"""CUDA_ERROR_NOT_SUPPORTED of cuda.h."""
 
 
-def run_checks(checks: Path, folder: Path, environment: Mapping[str, str] = NOTHING_MORE) -> None:
-    """Compile the driver into `folder` and have pytest run `checks` on it; skips without a C compiler or the bindings.
+def run_checks(
+    checks: Path, folder: Path, environment: Mapping[str, str] = NOTHING_MORE, binding: str = "cuda-python"
+) -> None:
+    """Compile the driver into `folder` and have pytest run `checks` on it; skips without a C compiler or the binding.
 
     Args:
         checks: a file of tests.
         folder: for the driver.
         environment: what else they find in it.
+        binding: by its name in `agp_edge.cuda.BINDINGS`.
     """
-    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+    found = environment_of(binding)
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler to make a driver with")
-    command = [compiler, "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", f"-Wl,-soname,{LIBRARY}"]
-    subprocess.run([*command, "-o", str(folder / LIBRARY), str(SOURCE)], check=True)
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH", "")]))
+    more = folder / "more.c"
+    more.write_text(write_more(binding))
+    command = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        "-std=gnu11",
+        "-Wall",
+        "-Werror",
+        f"-Wl,-soname,{LIBRARY}",
+    ]
+    subprocess.run([*command, "-o", str(folder / LIBRARY), str(SOURCE), str(more)], check=True)
+    found |= {**environment, "LD_LIBRARY_PATH": join_paths(folder, "LD_LIBRARY_PATH"), IN_USE: "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
-        env={**os.environ, **environment, "LD_LIBRARY_PATH": path, IN_USE: "1"},
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", FIXTURES, str(checks)],
+        env=found,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -51,6 +72,38 @@ def run_checks(checks: Path, folder: Path, environment: Mapping[str, str] = NOTH
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d+ passed in ", done.stdout, re.MULTILINE), "every one is to run"
+
+
+def environment_of(binding: str) -> dict[str, str]:
+    """What a process needs to take that binding; skips where it is not to be had, and says what is missing."""
+    chosen = {**os.environ, BINDING_VARIABLE: binding}
+    if binding == "pycuda":
+        return {**chosen, "PYTHONPATH": join_paths(build_pycuda(), "PYTHONPATH")}
+    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+    return chosen
+
+
+def build_pycuda() -> Path:
+    """Where it is; built if need be."""
+    try:
+        return pycuda_build.prepare(PYCUDA)
+    except pycuda_build.UnavailableError as error:
+        pytest.skip(f"pycuda {pycuda_build.VERSION} cannot be built: {error}")
+
+
+def join_paths(first: Path, variable: str) -> str:
+    """A folder, and what the environment has under that name."""
+    return os.pathsep.join(filter(None, [str(first), os.environ.get(variable, "")]))
+
+
+def write_more(binding: str) -> str:
+    """C for functions that a binding must find to load, and that nobody is to call; the driver's own go before them."""
+    functions = (build_pycuda() / "functions.txt").read_text().split() if binding == "pycuda" else []
+    lines = (
+        f"__attribute__((weak)) int {name}(void) {{ stand_in_misuse(); return {NOT_SUPPORTED}; }}\n"
+        for name in functions
+    )
+    return f"void stand_in_misuse(void);\n{''.join(lines)}"
 
 
 class StandIn:
@@ -79,9 +132,16 @@ class StandIn:
         """Begin anew, as another driver."""
         self._library.stand_in_reset(devices, integrated, active, maps)
 
-    def fail(self, number: int, code: int, *, sticky: bool = False) -> None:
-        """Have the call of that number from now on, counted from 1, give a code; if sticky, every later one too."""
-        self._library.stand_in_fail(number, code, sticky)
+    def fail(self, number: int, code: int, *, times: int = 1, sticky: bool = False) -> None:
+        """Have the call of that number from now on, counted from 1, give a code.
+
+        Args:
+            number: of the call.
+            code: that it gives.
+            times: as many calls from that one on.
+            sticky: the device is lost with it: every later call gives the code.
+        """
+        self._library.stand_in_fail(number, times, code, sticky)
 
     def refuse_graphs(self) -> None:
         """Have every capture from now on turn out not to fit in a graph."""

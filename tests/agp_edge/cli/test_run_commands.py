@@ -255,6 +255,33 @@ def test_bad_commands(run: Run, tiny_engine: Path, arguments: tuple[str, ...]) -
     assert "secret" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--memory", "mapped"), "--memory is for an engine on a GPU, this one runs on the CPU"),
+        (("--no-cuda-graphs",), "--no-cuda-graphs is for an engine on a GPU, this one runs on the CPU"),
+        (("--spin-wait",), "--spin-wait is for an engine on a GPU, this one runs on the CPU"),
+        (("--memory", "paged"), "there is no memory 'paged'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["stream", "benchmark"])
+def test_what_only_a_gpu_takes(
+    run: Run, tiny_engine: Path, video: Path, verb: str, arguments: tuple[str, ...], told: str
+) -> None:
+    where = ("--source", video, "--engine", tiny_engine) if verb == "stream" else (tiny_engine,)
+    code, out, err = run(verb, *where, *arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+
+
+def test_a_wait_for_a_batch(run: Run, tiny_engine: Path, video: Path) -> None:
+    where = ("stream", "--source", video, "--engine", tiny_engine, "--batch-wait")
+    code, _, err = run(*where, "-3")
+    assert code == 2
+    assert "--batch-wait -3 is no time that a frame may wait" in err
+    assert run(*where, "20")[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_everything_readable(
     tmp_path: Path, tiny_engine: Path, video: Path, number: signal.Signals

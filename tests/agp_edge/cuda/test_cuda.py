@@ -9,27 +9,60 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agp_edge.cuda import DeviceMemory, PinnedMemory, Stream, load_driver, open_device
+from agp_edge.cuda import (
+    BINDING_VARIABLE,
+    BINDINGS,
+    DeviceMemory,
+    PinnedMemory,
+    Stream,
+    load_driver,
+    open_device,
+)
 from agp_edge.engines.gpu import probe_gpus
-from agp_edge.errors import ArtefactError, MissingExtraError
-from tests.stand_ins.cuda_driver import run_checks
+from agp_edge.errors import ArtefactError, InputError, MissingExtraError
+from tests.stand_ins.cuda_driver import environment_of, run_checks
 
 
-def test_on_a_driver_that_stands_in(tmp_path: Path) -> None:
-    run_checks(Path(__file__).with_name("checks_on_a_stand_in.py"), tmp_path)
+@pytest.mark.timeout(900)  # The first time pycuda is built.
+@pytest.mark.parametrize("binding", list(BINDINGS))
+def test_on_a_driver_that_stands_in(binding: str, tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_on_a_stand_in.py"), tmp_path, binding=binding)
 
 
 def test_without_a_binding_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # None in sys.modules is Python's own way to say that a module is not there.
-    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver", "pycuda", "pycuda.driver"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'agp-edge\[cuda\]'"):
         load_driver()
 
 
-def test_without_a_driver() -> None:
+def test_the_environment_chooses_a_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BINDING_VARIABLE, "pycuda")
+    for name in ("pycuda", "pycuda.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'agp-edge\[pycuda\]'"):
+        load_driver()
+
+
+def test_a_binding_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BINDING_VARIABLE, "cupy")
+    with pytest.raises(InputError) as info:
+        load_driver()
+    assert info.value.what == "AGP_EDGE_CUDA=cupy: there is no such binding of CUDA"
+    assert "choose one of cuda-python, pycuda" in info.value.hint
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("binding", "told"),
+    [
+        ("cuda-python", "cuInit: there is no NVIDIA driver that can be used ("),
+        ("pycuda", "pycuda does not load: libcuda.so.1: "),
+    ],
+)
+def test_without_a_driver(binding: str, told: str) -> None:
     """In a process of its own: the bindings remember for good whether they found one."""
-    pytest.importorskip("cuda.bindings")
     if not probe_gpus()[1].startswith("no NVIDIA driver"):
         pytest.skip("needs a machine without a driver")
     code = """
@@ -40,13 +73,19 @@ try:
 except ArtefactError as error:
     print(error.what)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("cuInit: there is no NVIDIA driver that can be used ("), done.stderr
+    env = environment_of(binding)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(told), done.stderr
 
 
 @pytest.mark.gpu
-def test_on_the_gpu_of_this_machine() -> None:
-    pytest.importorskip("cuda.bindings", reason="needs cuda-bindings: pip install 'agp-edge[cuda]'")
+@pytest.mark.parametrize("binding", list(BINDINGS))
+def test_on_the_gpu_of_this_machine(binding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BINDING_VARIABLE, binding)
+    try:
+        load_driver()
+    except (MissingExtraError, ArtefactError) as error:
+        pytest.skip(f"{error.what}: {error.hint}")
     gpus, reason = probe_gpus()
     if not gpus:
         pytest.skip(f"needs a GPU: {reason}")

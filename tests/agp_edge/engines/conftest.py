@@ -63,7 +63,7 @@ def give_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def no_cuda_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     """No binding of CUDA is installed."""
     # None in sys.modules is Python's own way to say that a module is not there.
-    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver", "pycuda", "pycuda.driver"):
         monkeypatch.setitem(sys.modules, name, None)
 
 

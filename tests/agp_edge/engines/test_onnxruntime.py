@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agp_edge.cuda import BINDINGS
 from agp_edge.engines import get_backend, open_engine, read_sidecar
 from agp_edge.engines import onnxruntime as backend
 from agp_edge.engines.base import BuildOptions
@@ -20,6 +21,7 @@ from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.files import sha256_file, write_json
 from agp_edge.frame import GRAPHS, FrameSpec
+from tests.stand_ins.cuda_driver import run_checks
 
 pytest.importorskip("onnxruntime")
 
@@ -159,6 +161,12 @@ def test_a_gpu_is_taken_where_there_is_one_and_the_cpu_never_in_its_place(
     # It said that it could, and cannot: as where the libraries of CUDA are missing.
     with pytest.raises(ArtefactError, match="ONNX Runtime"):
         backend.get_backend("onnxruntime").build(tiny_model, tmp_path / "plan", BuildOptions())
+
+
+@pytest.mark.timeout(900)  # The first time pycuda is built.
+@pytest.mark.parametrize("binding", list(BINDINGS))
+def test_the_session_for_a_gpu_on_a_driver_that_stands_in(binding: str, tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_of_onnxruntime.py"), tmp_path, binding=binding)
 
 
 @pytest.mark.gpu
