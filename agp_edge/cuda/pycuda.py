@@ -262,20 +262,25 @@ class _Context:
         self.pycuda = pycuda
         self._context = device.retain_primary_context()
         self._ended = False
+        self._failure = ""
         self.handle = int(self._context.handle)
         self.holders = 0
 
     def push(self) -> None:
         """Put it on this thread's stack."""
+        if self._failure:
+            raise self.pycuda.Error(self._failure)
         self._context.push()
 
     def pop(self) -> None:
         """Take it from this thread's stack, where it is the last that was put."""
         try:
             self.pycuda.Context.pop()
-        except self.pycuda.Error:
+        except self.pycuda.Error as error:
             # Of one that another thread has ended this is to be expected.
             alive = not self._ended
+            if alive:
+                self._failure = str(error)
             # The stack must not keep it. It drops what has ended without asking the driver.
             self._detach()
             self.pycuda.Context.get_current()

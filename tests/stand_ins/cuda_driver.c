@@ -5,6 +5,8 @@
  * wrong. Copies are done when a stream is synchronised and not before, so that who does not wait reads nothing.
  * Nothing that runs on it says anything of a GPU.
  */
+#define _GNU_SOURCE
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +33,15 @@ static int count_things, count_jobs, retained, wrong, active, offered = 1, integ
 static int failing_in, failing_times, failing_code, failing_sticky, lost;
 static char log_of_calls[1 << 16];
 static __thread int current, pushed;
+
+/* One call at a time. While work is done inside a call, which may be Python's, others go on: one of them may be made with
+ * Python's lock held. */
+static pthread_mutex_t turn = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+static pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
+static int finishing;
+static int take_turn(void) { return pthread_mutex_lock(&turn); }
+static void end_turn(int *held) { pthread_mutex_unlock(&turn); }
+#define ONE_AT_A_TIME __attribute__((cleanup(end_turn))) int held = take_turn()
 
 /* --- for the tests ---------------------------------------------------------------------------------- */
 
@@ -63,6 +74,7 @@ void stand_in_forget_log(void) { log_of_calls[0] = 0; }
 const char *stand_in_log(void) { return log_of_calls; }
 
 void stand_in_note(const char *what) {
+    ONE_AT_A_TIME;
     if (strlen(log_of_calls) + strlen(what) + 2 < sizeof log_of_calls) {
         strcat(log_of_calls, what);
         strcat(log_of_calls, " ");
@@ -80,6 +92,7 @@ static void enqueue(job one) {
 
 /* What a library queues by itself, as TensorRT does with kernels. */
 void stand_in_enqueue(address stream, void (*work)(void)) {
+    ONE_AT_A_TIME;
     job one = {WORK, 0, stream, 0, 0, 0, work};
     enqueue(one);
 }
@@ -87,21 +100,29 @@ void stand_in_enqueue(address stream, void (*work)(void)) {
 /* Do what waits in a stream up to a number, and in other streams only what that waits for. */
 static void advance(address stream, long number) {
     for (int i = 0; i < count_jobs && jobs[i].number <= number; i++) {
-        job *one = jobs + i;
-        if (one->stream != stream || one->done) continue;
-        one->done = 1;
-        if (one->kind == COPY) memcpy((void *)(size_t)one->target, (void *)(size_t)one->source, one->size);
-        if (one->kind == WORK) one->work();
-        if (one->kind == WAIT) advance(one->source, (long)one->size);
+        job one = jobs[i];
+        if (one.stream != stream || one.done) continue;
+        jobs[i].done = 1;
+        if (one.kind == COPY) memcpy((void *)(size_t)one.target, (void *)(size_t)one.source, one.size);
+        if (one.kind == WAIT) advance(one.source, (long)one.size);
+        if (one.kind == WORK) {
+            pthread_mutex_unlock(&turn);
+            one.work();
+            pthread_mutex_lock(&turn);
+        }
     }
 }
 
 static void finish(address stream, long number) {
     int left = 0;
+    while (finishing) pthread_cond_wait(&finished, &turn);
+    finishing = 1;
     advance(stream, number);
     for (int i = 0; i < count_jobs; i++)
         if (!jobs[i].done) jobs[left++] = jobs[i];
     count_jobs = left;
+    finishing = 0;
+    pthread_cond_broadcast(&finished);
 }
 
 /* --- what the calls share --------------------------------------------------------------------------- */
@@ -185,42 +206,50 @@ static void *use(const char *name, int kind, const void *handle, int *code) {
 /* --- the driver ------------------------------------------------------------------------------------- */
 
 int cuInit(unsigned flags) {
+    ONE_AT_A_TIME;
     int code = enter("cuInit");
     return code ? code : offered ? 0 : 100;
 }
 
 int cuDriverGetVersion(int *version) {
+    ONE_AT_A_TIME;
     *version = 13000;
     return 0;
 }
 
 int cuDeviceGetCount(int *count) {
+    ONE_AT_A_TIME;
     *count = offered;
     return enter("cuDeviceGetCount");
 }
 
 int cuDeviceGet(int *device, int ordinal) {
+    ONE_AT_A_TIME;
     *device = 10 + ordinal;
     return enter("cuDeviceGet");
 }
 
 int cuDeviceGetName(char *name, int length, int device) {
+    ONE_AT_A_TIME;
     strncpy(name, "stand-in", length);
     return enter("cuDeviceGetName");
 }
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    ONE_AT_A_TIME;
     *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 ? integrated : attribute == 19 ? maps : -1;
     return enter("cuDeviceGetAttribute");
 }
 
 int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned flags) {
+    ONE_AT_A_TIME;
     int code = enter("cuDevicePrimaryCtxSetFlags");
     if (flags != 4) wrong++;
     return code ? code : active ? ACTIVE : 0;
 }
 
 int cuDevicePrimaryCtxRetain(void **context, int device) {
+    ONE_AT_A_TIME;
     int code = enter("cuDevicePrimaryCtxRetain");
     *context = (void *)CONTEXT;
     if (!code) retained++;
@@ -228,6 +257,7 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
 }
 
 int cuDevicePrimaryCtxRelease_v2(int device) {
+    ONE_AT_A_TIME;
     int code = enter("cuDevicePrimaryCtxRelease");
     if (!retained || (retained == 1 && (count_things || (current && !pushed)))) wrong++;
     if (retained) retained--;
@@ -235,6 +265,7 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
 }
 
 int cuCtxSetCurrent(void *context) {
+    ONE_AT_A_TIME;
     int code = enter("cuCtxSetCurrent");
     if (context && (context != (void *)CONTEXT || !retained)) return wrong++, INVALID_CONTEXT;
     if (!context || !code) current = context != 0;
@@ -244,6 +275,7 @@ int cuCtxSetCurrent(void *context) {
 
 /* pycuda keeps at most one on the driver's stack. */
 int cuCtxPushCurrent_v2(void *context) {
+    ONE_AT_A_TIME;
     int code = enter("cuCtxPushCurrent");
     if (context != (void *)CONTEXT || !retained || current) return wrong++, INVALID_CONTEXT;
     if (!code) current = pushed = 1;
@@ -251,6 +283,7 @@ int cuCtxPushCurrent_v2(void *context) {
 }
 
 int cuCtxPopCurrent_v2(void **context) {
+    ONE_AT_A_TIME;
     int code = enter("cuCtxPopCurrent");
     if (!current) return wrong++, INVALID_CONTEXT;
     *context = (void *)CONTEXT;
@@ -259,17 +292,20 @@ int cuCtxPopCurrent_v2(void **context) {
 }
 
 int cuMemGetInfo_v2(size_t *left, size_t *total) {
+    ONE_AT_A_TIME;
     *left = 3 << 20;
     *total = 8 << 20;
     return current ? enter("cuMemGetInfo") : (wrong++, INVALID_CONTEXT);
 }
 
 int cuMemAlloc_v2(address *given, size_t size) {
+    ONE_AT_A_TIME;
     int code = enter("cuMemAlloc");
     return code ? code : add(DEVICE, size, given);
 }
 
 int cuMemHostAlloc(void **given, size_t size, unsigned flags) {
+    ONE_AT_A_TIME;
     address at = 0;
     int code = enter("cuMemHostAlloc");
     if (flags != 2) wrong++;
@@ -279,6 +315,7 @@ int cuMemHostAlloc(void **given, size_t size, unsigned flags) {
 }
 
 int cuStreamCreate(void **given, unsigned flags) {
+    ONE_AT_A_TIME;
     address at = 0;
     int code = enter("cuStreamCreate");
     if (flags != 1) wrong++;
@@ -287,19 +324,22 @@ int cuStreamCreate(void **given, unsigned flags) {
     return code;
 }
 
-int cuMemFree_v2(address at) { return drop("cuMemFree", DEVICE, at); }
-int cuMemFreeHost(void *at) { return drop("cuMemFreeHost", HOST, (address)(size_t)at); }
-int cuStreamDestroy_v2(void *at) { return drop("cuStreamDestroy", STREAM, (address)(size_t)at); }
+int cuMemFree_v2(address at) { ONE_AT_A_TIME; return drop("cuMemFree", DEVICE, at); }
+int cuMemFreeHost(void *at) { ONE_AT_A_TIME; return drop("cuMemFreeHost", HOST, (address)(size_t)at); }
+int cuStreamDestroy_v2(void *at) { ONE_AT_A_TIME; return drop("cuStreamDestroy", STREAM, (address)(size_t)at); }
 
 int cuMemcpyHtoDAsync_v2(address target, const void *source, size_t size, void *stream) {
+    ONE_AT_A_TIME;
     return copy("cuMemcpyHtoDAsync", DEVICE, target, HOST, (address)(size_t)source, size, (address)(size_t)stream);
 }
 
 int cuMemcpyDtoHAsync_v2(void *target, address source, size_t size, void *stream) {
+    ONE_AT_A_TIME;
     return copy("cuMemcpyDtoHAsync", HOST, (address)(size_t)target, DEVICE, source, size, (address)(size_t)stream);
 }
 
 int cuMemHostGetDevicePointer_v2(address *given, void *at, unsigned flags) {
+    ONE_AT_A_TIME;
     int code = enter("cuMemHostGetDevicePointer");
     if (code) return code;
     if (!current || find(HOST, (address)(size_t)at) < 0) return wrong++, INVALID_VALUE;
@@ -308,6 +348,7 @@ int cuMemHostGetDevicePointer_v2(address *given, void *at, unsigned flags) {
 }
 
 int cuStreamSynchronize(void *stream) {
+    ONE_AT_A_TIME;
     int code = enter("cuStreamSynchronize");
     if (!current) return wrong++, INVALID_CONTEXT;
     if (find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_HANDLE;
@@ -317,6 +358,7 @@ int cuStreamSynchronize(void *stream) {
 }
 
 int cuEventCreate(void **given, unsigned flags) {
+    ONE_AT_A_TIME;
     address at = 0;
     int code = enter("cuEventCreate");
     code = code ? code : add(EVENT, sizeof(event), &at);
@@ -326,6 +368,7 @@ int cuEventCreate(void **given, unsigned flags) {
 }
 
 int cuEventRecord(void *handle, void *stream) {
+    ONE_AT_A_TIME;
     int code;
     event *mark = use("cuEventRecord", EVENT, handle, &code);
     if (!mark) return code;
@@ -338,6 +381,7 @@ int cuEventRecord(void *handle, void *stream) {
 }
 
 int cuStreamWaitEvent(void *stream, void *handle, unsigned flags) {
+    ONE_AT_A_TIME;
     int code;
     event *mark = use("cuStreamWaitEvent", EVENT, handle, &code);
     if (!mark) return code;
@@ -348,6 +392,7 @@ int cuStreamWaitEvent(void *stream, void *handle, unsigned flags) {
 }
 
 int cuEventSynchronize(void *handle) {
+    ONE_AT_A_TIME;
     int code;
     event *mark = use("cuEventSynchronize", EVENT, handle, &code);
     if (mark) finish(mark->stream, mark->number);
@@ -356,6 +401,7 @@ int cuEventSynchronize(void *handle) {
 
 /* Steps, not time: how many jobs were queued in between. */
 int cuEventElapsedTime_v2(float *ms, void *begin, void *end) {
+    ONE_AT_A_TIME;
     int code, other = 0;
     event *from = use("cuEventElapsedTime", EVENT, begin, &code), *to = 0;
     if (from && find(EVENT, (address)(size_t)end) >= 0) to = end;
@@ -367,6 +413,7 @@ int cuEventElapsedTime_v2(float *ms, void *begin, void *end) {
 }
 
 int cuStreamBeginCapture_v2(void *stream, int mode) {
+    ONE_AT_A_TIME;
     int code = enter("cuStreamBeginCapture");
     if (code) return code;
     if (!current || capturing || mode != 1 || find(STREAM, (address)(size_t)stream) < 0) return wrong++, INVALID_VALUE;
@@ -384,6 +431,7 @@ static int keep_graph(int kind, const graph *what, void **given) {
 }
 
 int cuStreamEndCapture(void *stream, void **given) {
+    ONE_AT_A_TIME;
     int code = enter("cuStreamEndCapture");
     *given = 0;
     if (capturing != (address)(size_t)stream) return wrong++, INVALID_VALUE;
@@ -392,6 +440,7 @@ int cuStreamEndCapture(void *stream, void **given) {
 }
 
 int cuGraphInstantiateWithFlags(void **given, void *template, unsigned long long flags) {
+    ONE_AT_A_TIME;
     int code;
     graph *what = use("cuGraphInstantiate", TEMPLATE, template, &code);
     *given = 0;
@@ -399,6 +448,7 @@ int cuGraphInstantiateWithFlags(void **given, void *template, unsigned long long
 }
 
 int cuGraphLaunch(void *handle, void *stream) {
+    ONE_AT_A_TIME;
     int code;
     graph *what = use("cuGraphLaunch", GRAPH, handle, &code);
     if (!what) return code;
@@ -411,9 +461,9 @@ int cuGraphLaunch(void *handle, void *stream) {
     return 0;
 }
 
-int cuEventDestroy_v2(void *at) { return drop("cuEventDestroy", EVENT, (address)(size_t)at); }
-int cuGraphDestroy(void *at) { return drop("cuGraphDestroy", TEMPLATE, (address)(size_t)at); }
-int cuGraphExecDestroy(void *at) { return drop("cuGraphExecDestroy", GRAPH, (address)(size_t)at); }
+int cuEventDestroy_v2(void *at) { ONE_AT_A_TIME; return drop("cuEventDestroy", EVENT, (address)(size_t)at); }
+int cuGraphDestroy(void *at) { ONE_AT_A_TIME; return drop("cuGraphDestroy", TEMPLATE, (address)(size_t)at); }
+int cuGraphExecDestroy(void *at) { ONE_AT_A_TIME; return drop("cuGraphExecDestroy", GRAPH, (address)(size_t)at); }
 
 static const struct { int code; const char *name, *text; } errors[] = {
     {1, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
@@ -434,8 +484,8 @@ static int describe(int code, const char **text, int named) {
     return *text ? 0 : INVALID_VALUE;
 }
 
-int cuGetErrorString(int code, const char **text) { return describe(code, text, 0); }
-int cuGetErrorName(int code, const char **text) { return describe(code, text, 1); }
+int cuGetErrorString(int code, const char **text) { ONE_AT_A_TIME; return describe(code, text, 0); }
+int cuGetErrorName(int code, const char **text) { ONE_AT_A_TIME; return describe(code, text, 1); }
 
 #define OFFER(name) if (!strcmp(asked, #name)) return (void *)name;
 #define OFFER_2(name) if (!strcmp(asked, #name)) return (void *)name##_v2;
@@ -457,6 +507,7 @@ static void *look_up(const char *asked) {
 }
 
 int cuGetProcAddress_v2(const char *asked, void **given, int version, address flags, int *status) {
+    ONE_AT_A_TIME;
     *given = look_up(asked);
     if (status) *status = *given ? 0 : 1;
     return 0;

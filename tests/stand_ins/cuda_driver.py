@@ -49,7 +49,16 @@ def run_checks(
         pytest.skip("no C compiler to make a driver with")
     more = folder / "more.c"
     more.write_text(write_more(binding))
-    command = [compiler, "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", f"-Wl,-soname,{LIBRARY}"]
+    command = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        "-std=gnu11",
+        "-Wall",
+        "-Werror",
+        f"-Wl,-soname,{LIBRARY}",
+    ]
     subprocess.run([*command, "-o", str(folder / LIBRARY), str(SOURCE), str(more)], check=True)
     found |= {**environment, "LD_LIBRARY_PATH": join_paths(folder, "LD_LIBRARY_PATH"), IN_USE: "1"}
     done = subprocess.run(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agp_edge.cuda import load_driver
 from agp_edge.datasets.images import write_png
 from agp_edge.engines import RunOptions, Session
 from agp_edge.errors import DeviceLostError
@@ -81,6 +82,8 @@ def test_a_lost_device_is_told_by_each_and_both_are_closed(open_plan: OpenPlan, 
             use(session, 0, 1)
     other.close()
     one.close()
+    # On a lost device the context of the second cannot be made current again: what it had goes with the process.
+    driver.restart()
 
 
 def test_sessions_one_after_the_other_leave_nothing(
@@ -144,7 +147,8 @@ def test_a_stream_over_a_gpu_session(
     assert sorted(sink.maps) == [4, 17], "maps are brought of rejected frames alone"
     (counts,) = stream.summary()["sources"]
     assert (counts["captured"], counts["judged"], counts["failed"]) == (21, 21, 0)
-    assert calls.count("cuMemcpyDtoHAsync") == 2
+    # The scores of 11 batches come by graph launches, where the binding has graphs.
+    assert calls.count("cuMemcpyDtoHAsync") == (2 if load_driver().captures_graphs else 2 + 11)
     assert not [call for call in calls if "Alloc" in call or "Create" in call or "bind" in call]
     assert stream.summary()["runtime"]["slots"] == slots
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agp_edge.cuda import BINDINGS
 from agp_edge.engines import get_backend, open_engine, read_sidecar
 from agp_edge.engines import onnxruntime as backend
 from agp_edge.engines.base import BuildOptions
@@ -162,8 +163,10 @@ def test_a_gpu_is_taken_where_there_is_one_and_the_cpu_never_in_its_place(
         backend.get_backend("onnxruntime").build(tiny_model, tmp_path / "plan", BuildOptions())
 
 
-def test_the_session_for_a_gpu_on_a_driver_that_stands_in(tmp_path: Path) -> None:
-    run_checks(Path(__file__).with_name("checks_of_onnxruntime.py"), tmp_path)
+@pytest.mark.timeout(900)  # The first time pycuda is built.
+@pytest.mark.parametrize("binding", list(BINDINGS))
+def test_the_session_for_a_gpu_on_a_driver_that_stands_in(binding: str, tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_of_onnxruntime.py"), tmp_path, binding=binding)
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agp_edge.cuda import BINDINGS
 from agp_edge.engines import get_backend
 from agp_edge.engines.base import BuildOptions
 from agp_edge.engines.gpu import Gpu, probe_gpus
@@ -28,8 +29,10 @@ def test_on_stand_ins_for_tensorrt_and_the_driver(tmp_path: Path) -> None:
     run_checks(Path(__file__).with_name("checks_of_a_session.py"), tmp_path)
 
 
-def test_several_sessions_on_one_device(tmp_path: Path) -> None:
-    run_checks(Path(__file__).with_name("checks_of_several_sessions.py"), tmp_path)
+@pytest.mark.timeout(900)  # The first time pycuda is built.
+@pytest.mark.parametrize("binding", list(BINDINGS))
+def test_several_sessions_on_one_device(binding: str, tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_of_several_sessions.py"), tmp_path, binding=binding)
 
 
 def test_what_a_frame_asks_of_the_allocator(tmp_path: Path) -> None:
