@@ -30,7 +30,7 @@ from agp_edge.cuda import open_device
 from agp_edge.engines.gpu import driver_cuda_version, probe_gpus
 from agp_edge.errors import ArtefactError, InputError
 from agp_edge.machine import describe_machine, load_average
-from benchmarks.gpu_adapters import check_bindings
+from benchmarks.gpu_adapters import binding_in_use, check_bindings
 from benchmarks.gpu_contest import measure_engine
 from benchmarks.gpu_engines import BACKENDS, Candidate, build_engines, given_engine
 from benchmarks.gpu_reasons import reason_of, without_folders
@@ -100,6 +100,7 @@ def measure(
             "torch": None if run is None else torch_version(),
         },
         "bindings": check_bindings(),
+        "binding": binding_in_use(),
         "engines": [],
     }
     for number, candidate in enumerate(candidates):

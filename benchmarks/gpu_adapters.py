@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agp_edge.cuda import BINDINGS, Device, DeviceMemory, Event, Graph, PinnedMemory, Stream
+from agp_edge.cuda import BINDINGS, Device, DeviceMemory, Event, Graph, PinnedMemory, Stream, load_driver
 from agp_edge.errors import AgpEdgeError, DeviceLostError, MissingExtraError
 from benchmarks.gpu_reasons import reason_of
 
@@ -32,6 +32,16 @@ class NotOfferedError(Exception):
 def check_bindings() -> dict[str, Any]:
     """Every binding of the table, by name: `installed`, `version`, `works`, and of each check whether it works or why not."""
     return {name: _check(name) for name in BINDINGS}
+
+
+def binding_in_use() -> str:
+    """The one that sessions and bare loops here go through.
+
+    Raises:
+        MissingExtraError: there is none.
+    """
+    module = type(load_driver()).__module__
+    return next((name for name, binding in BINDINGS.items() if binding.module == module), module)
 
 
 def _check(name: str) -> dict[str, Any]:

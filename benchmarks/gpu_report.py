@@ -152,14 +152,13 @@ def list_missing(report: dict[str, Any]) -> list[str]:
 def title_of(report: dict[str, Any]) -> str:
     """Device and versions, in a line."""
     gpu, versions = report["gpu"], report["versions"]
-    works = [name for name, binding in sorted(report["bindings"].items()) if binding["works"]]
     libraries = sorted(
         {engine["runtime"]["library"] for engine in report["engines"] if engine.get("runtime")}
     )
     quick = ", quick mode" if report["quick"] else ""
     return (
         f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver'] or 'unknown'}, "
-        f"CUDA {gpu['cuda'] or 'unknown'}; {', '.join([*libraries, *works]) or 'no library'}; "
+        f"CUDA {gpu['cuda'] or 'unknown'}; {', '.join([*libraries, report['binding']])}; "
         f"agp-edge {versions['agp_edge']}{quick}{'' if report['complete'] else ', NOT COMPLETE'}"
     )
 

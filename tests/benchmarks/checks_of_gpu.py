@@ -85,6 +85,7 @@ def test_a_whole_result(
         "memory_bytes": 8 << 20, "sleeps": True, "driver": report["machine"]["nvidia_driver"], "cuda": "13.0",
     }  # fmt: skip
     assert report["bindings"]["cuda-python"]["works"] is True
+    assert report["binding"] == "cuda-python"
     assert [engine["batch"] for engine in report["engines"]] == [1, 8]
     for engine in report["engines"]:
         assert engine["not_measured"] == dict.fromkeys(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,19 @@ from benchmarks.gpu_reasons import reason_of, without_folders
 from benchmarks.gpu_report import describe, describe_for_terminal, list_missing, read_report
 from benchmarks.gpu_torch import COMPILED, EAGER, TorchNets
 from benchmarks.tables import KINDS
+from benchmarks.tables import main as fill_tables
 from tests.stand_ins.cuda_driver import run_checks
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_on_stand_ins(tmp_path: Path) -> None:
     run_checks(Path(__file__).with_name("checks_of_gpu.py"), tmp_path)
+
+
+@pytest.mark.timeout(900)  # The first time pycuda is built.
+def test_on_stand_ins_through_pycuda(tmp_path: Path) -> None:
+    run_checks(Path(__file__).with_name("checks_of_gpu_over_pycuda.py"), tmp_path, binding="pycuda")
 
 
 def test_without_a_gpu_it_says_what_is_missing_and_writes_nothing(
@@ -39,6 +49,20 @@ def test_without_a_gpu_it_says_what_is_missing_and_writes_nothing(
     assert err.startswith("error: this measures an NVIDIA GPU, and there is none: no NVIDIA driver")
     assert len(err.splitlines()) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_without_the_packages_of_a_host_can_run_it() -> None:
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "transformers", "agpnet", "export", "calib"):
+            raise ModuleNotFoundError(f"no module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+import benchmarks.gpu
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.gpu
@@ -206,6 +230,7 @@ REPORT: dict[str, Any] = {
     "quick": False,
     "gpu": {"name": "Orin", "compute_capability": "8.7", "driver": None, "cuda": "12.6"},
     "versions": {"agp_edge": "0.1.0"},
+    "binding": "cuda-python",
     "bindings": {
         "cuda-python": {"installed": True, "works": True, "checks": {"graph": "works"}},
         "pycuda": {"installed": True, "works": False, "checks": {"round trip": "works", "events": "cuEventQuery: no"}},
@@ -260,6 +285,10 @@ def test_a_terminal_of_80_columns() -> None:
     assert "1.020 (1.015 to 1.025)" in text
     unfinished = describe_for_terminal({**REPORT, "complete": False, "quick": True})
     assert "quick mode, NOT COMPLETE" in " ".join(unfinished.split())
+
+
+def test_the_page_shows_what_there_is() -> None:
+    assert fill_tables([str(ROOT / "docs" / "performance.md"), "--check"]) == 0
 
 
 def test_a_document_shows_a_result(tmp_path: Path) -> None:
