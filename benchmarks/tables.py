@@ -19,13 +19,22 @@ from agp_edge.errors import AgpEdgeError, InputError
 from agp_edge.files import write_bytes
 from agpnet.ablation import read_ablation
 from agpnet.study import read_study
-from benchmarks import calibration_sets, contamination, cpu_backends, exposure, int8, nearest_neighbours
+from benchmarks import (
+    calibration_sets,
+    contamination,
+    cpu_backends,
+    exposure,
+    gpu_report,
+    int8,
+    nearest_neighbours,
+)
 
 KINDS: dict[str, Callable[[Path], str]] = {
     "ablation": lambda path: read_ablation(path).to_markdown(),
     "calibration-sets": lambda path: calibration_sets.describe(calibration_sets.read_comparison(path)),
     "cpu-backends": lambda path: cpu_backends.describe(cpu_backends.read_report(path)),
     "contamination": lambda path: contamination.describe(read_study(path)),
+    "gpu": lambda path: gpu_report.describe(gpu_report.read_report(path)),
     "exposure": lambda path: exposure.describe(read_study(path)),
     "int8": lambda path: int8.describe(int8.read_report(path)),
     "int8-layers": lambda path: int8.describe_sensitivity(int8.read_report(path)),

@@ -2,7 +2,8 @@
 
 Nothing here may crash or hang on a machine that is half set up, so no library is imported into this process: modules
 are found without running them, versions come from their metadata, hardware from files. What only a library itself
-can tell (how OpenCV was built, what ONNX Runtime runs on) is asked in a process of its own.
+can tell (how OpenCV was built, what ONNX Runtime runs on, whether TensorRT finds its libraries) is asked in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from agp_edge.deploy.nvidia import (
     check_gpu,
     check_tensorrt,
     has_driver,
+    tensorrt_version,
 )
 from agp_edge.deploy.probes import Probes
 from agp_edge.deploy.video import check_cameras, check_decoders, check_gige
@@ -37,7 +39,7 @@ _PROBES = {
 import cv2, re
 info = cv2.getBuildInformation()
 built = {k: v == "YES" for k, v in re.findall(r"^ *(GStreamer|FFMPEG): +(YES|NO)", info, re.M)}
-answer = {"version": cv2.__version__, **built}
+answer = {"version": cv2.__version__, "file": cv2.__file__, **built}
 """,
     "onnxruntime": """
 import onnxruntime
@@ -47,6 +49,10 @@ answer = {"version": onnxruntime.__version__, "providers": onnxruntime.get_avail
 import openvino
 found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 answer = {"version": openvino.__version__.split("-")[0], "capabilities": list(found)}
+""",
+    "tensorrt": """
+import tensorrt
+answer = {"version": tensorrt.__version__}
 """,
     # By its path: the package around it would bring numpy.
     "gpu": f"""
@@ -108,7 +114,7 @@ def diagnose(site: Site | None = None) -> Diagnosis:
         questions["gpu"] = _PROBES["gpu"]
     with Probes(questions, drivers=("gpu",)) as probes:
         machine = describe_machine(site.root)
-        jetson = check_jetson(site)
+        jetson = check_jetson(site, tensorrt_version(site))
         cameras = [check_cameras(site), check_gige(site)]
         answers = probes.answers()
     return _conclude(site, answers, machine, jetson, cameras)
@@ -123,7 +129,7 @@ def _conclude(
 ) -> Diagnosis:
     world: Literal["host", "device"] = "host" if site.modules.has_host() else "device"
     gpu = check_gpu(site, answers.get("gpu"))
-    tensorrt = check_tensorrt(site, gpu)
+    tensorrt = check_tensorrt(site, gpu, answers.get("tensorrt"))
     host = [_host_module(site, name, purpose) for name, purpose in _HOST_MODULES.items()]
     cv2 = _opencv(site, answers.get("cv2"))
     ort = _onnxruntime(answers.get("onnxruntime"))
@@ -196,8 +202,13 @@ def _host_module(site: Site, module: str, purpose: str) -> Check:
 
 def _numpy(site: Site) -> Check:
     if not site.modules.has("numpy"):
-        return Check("numpy", "missing", "needed for arithmetic", "pip install 'numpy>=1.24'")
+        return Check("numpy", "missing", "needed for arithmetic", _get_numpy(site))
     return Check("numpy", "ok", installed_version(("numpy",)) or "version unknown")
+
+
+def _get_numpy(site: Site) -> str:
+    # JetPack 6's OpenCV is built with numpy 1 and does not import beside numpy 2.
+    return f"pip install 'numpy>=1.24{',<2' if site.is_jetpack_6 else ''}'"
 
 
 def _python() -> Check:
@@ -209,20 +220,55 @@ def _python() -> Check:
 
 
 def _opencv(site: Site, answer: Answer) -> Check:
+    if answer is None and site.is_jetson:
+        return _jetpack_opencv(site)
     if not isinstance(answer, dict):
-        return _library(
+        check = _library(
             "OpenCV", "cv2", answer, "images, videos and cameras", "pip install 'agp-edge[camera]'"
         )
+        # Its last words are "numpy.core.multiarray failed to import".
+        if answer and "numpy" in answer and site.is_jetpack_6:
+            return replace(check, detail=f"{check.detail}; JetPack's wants numpy 1", remedy=_get_numpy(site))
+        return check
     parts = [f"with{'' if answer.get(name) else 'out'} {label}" for name, label in _OPENCV_PARTS]
     detail = f"{answer['version']}, {', '.join(parts)}"
     if answer.get("GStreamer"):
         return Check("OpenCV", "ok", detail)
+    jetpacks = site.apt("nvidia-opencv") if site.is_jetson else None
+    if str(answer.get("file")).startswith("/usr/lib/python3"):
+        return Check("OpenCV", "ok", f"{detail} (a csi:// camera needs it)", jetpacks)
+    if site.sees_system_python("cv2*"):
+        pips = [name for name in _PIPS_OPENCV if installed_version((name,))]
+        # Of one that neither pip nor apt brought, its place is what tells.
+        get = f"pip uninstall {' '.join(pips)}" if pips else "python -c 'import cv2; print(cv2.__file__)'"
+        return Check(
+            "OpenCV", "ok", f"{detail} (a csi:// camera needs it); it hides the system's OpenCV", get
+        )
     detail = (
         f"{detail} (a csi:// camera needs it: the system's own OpenCV, in a venv with --system-site-packages)"
     )
     if site.in_system_python("cv2*"):
         return Check("OpenCV", "ok", detail, SYSTEM_VENV)
-    return Check("OpenCV", "ok", detail, site.apt("python3-opencv"))
+    return Check("OpenCV", "ok", detail, jetpacks or site.apt("python3-opencv"))
+
+
+def _jetpack_opencv(site: Site) -> Check:
+    """No OpenCV on a Jetson: JetPack has one that opens every camera, pip's opens no csi:// and would hide it."""
+    if site.in_system_python("cv2*"):
+        return Check(
+            "OpenCV", "missing", "the system's Python has it, this venv does not see it", SYSTEM_VENV
+        )
+    detail = "needed for images, videos and cameras; pip's has no GStreamer, which a csi:// camera needs"
+    return Check("OpenCV", "missing", detail, site.apt("nvidia-opencv"))
+
+
+_PIPS_OPENCV = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+"""All of them are the module cv2; where several are installed, each has to go."""
 
 
 _OPENCV_PARTS = (("FFMPEG", "FFmpeg"), ("GStreamer", "GStreamer"))

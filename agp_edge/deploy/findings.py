@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +43,13 @@ class Site:
         root: where `proc`, `sys`, `dev`, `etc`, `usr` and the rest lie.
         arch: as `uname -m` says it.
         modules: what Python has installed.
+        python_path: folders that Python looks for packages in.
     """
 
     root: Path = ROOT
     arch: str = field(default_factory=platform.machine)
     modules: Modules = field(default_factory=lambda: Modules())
+    python_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
 
     @property
     def l4t(self) -> str | None:
@@ -62,6 +65,11 @@ class Site:
     def is_jetson(self) -> bool:
         """Whether this is a Jetson; a container on one may show the board alone."""
         return self.l4t is not None or "Jetson" in (self.board or "")
+
+    @property
+    def is_jetpack_6(self) -> bool:
+        """Whether this is a Jetson with JetPack 6: Ubuntu 22.04, CUDA 12 and an OpenCV for numpy 1."""
+        return (self.l4t or "").startswith("36.")
 
     @property
     def in_container(self) -> bool:
@@ -89,8 +97,16 @@ class Site:
         return self.glob(f"usr/lib/*-linux-gnu*/{pattern}", f"usr/lib/{pattern}", f"usr/lib64/{pattern}")
 
     def in_system_python(self, module: str) -> bool:
-        """Whether the system's own Python has a package that this one, in a venv, does not see."""
-        return bool(self.glob(f"usr/lib/python3*/dist-packages/{module}"))
+        """Whether the system's own Python has a package; this one, in a venv, may not see it."""
+        return bool(self._in_system_python(module))
+
+    def sees_system_python(self, module: str) -> bool:
+        """Whether a package of the system's own Python is where this one looks, be it after another of that name."""
+        folders = {f"/{path.parent.relative_to(self.root)}" for path in self._in_system_python(module)}
+        return not folders.isdisjoint(self.python_path)
+
+    def _in_system_python(self, module: str) -> list[Path]:
+        return self.glob(f"usr/lib/python3*/dist-packages/{module}")
 
 
 SYSTEM_VENV = "python3 -m venv --system-site-packages .venv"

@@ -141,10 +141,22 @@ def check_bindings(site: Site, gpu: Check, answer: Answer) -> Check:
     return Check(name, "missing", "needed to run TensorRT engines: cuda-bindings", f"pip install '{wanted}'")
 
 
-def check_tensorrt(site: Site, gpu: Check) -> list[Check]:
-    """The family: the builder, the two runtimes without it, and TensorRT-RTX."""
+def tensorrt_version(site: Site) -> str | None:
+    """Version of the TensorRT that is installed for this Python, else of the system's library."""
+    version = installed_version(_distributions("tensorrt")) if site.modules.has("tensorrt") else None
+    return version or _library_version(site)
+
+
+def check_tensorrt(site: Site, gpu: Check, answer: Answer = None) -> list[Check]:
+    """The family: the builder, the two runtimes without it, and TensorRT-RTX.
+
+    Args:
+        site: where to look.
+        gpu: what `check_gpu` found.
+        answer: of `tensorrt` when it was imported, as `version`; None if it was not asked.
+    """
     return [
-        _full(site, gpu),
+        _full(site, gpu, answer),
         *(_runtime_only(site, gpu, *wanted) for wanted in _RUNTIMES),
         _rtx(site),
     ]
@@ -155,7 +167,7 @@ def _distributions(name: str) -> tuple[str, ...]:
     return (dashed, f"{dashed}-cu13", f"{dashed}-cu12")
 
 
-def _full(site: Site, gpu: Check) -> Check:
+def _full(site: Site, gpu: Check, answer: Answer) -> Check:
     name = "TensorRT"
     least = ".".join(map(str, MIN_TENSORRT))
     get = site.apt("python3-libnvinfer") if site.is_jetson else f"pip install 'tensorrt>={least}'"
@@ -167,19 +179,34 @@ def _full(site: Site, gpu: Check) -> Check:
                 name, "missing", "the system's Python has it, this venv does not see it", SYSTEM_VENV
             )
         hint = "; take a venv with --system-site-packages" if site.is_jetson else ""
-        libraries = site.libraries("libnvinfer.so.*.*.*")
-        there = (
-            f"its library {_suffix(libraries[0].name)} is there, its Python package is not: "
-            if libraries
-            else ""
-        )
+        library = _library_version(site)
+        there = f"its library {library} is there, its Python package is not: " if library else ""
         return Check(name, "missing", f"{there}needed to build engines for this GPU{hint}", get)
     version = installed_version(_distributions("tensorrt"))
+    if version is None and isinstance(answer, dict):
+        version = answer["version"]
     number = version_tuple(version)
     if number is not None and number < MIN_TENSORRT:
         return Check(name, "missing", f"{version} is too old, {least} or later is needed", get)
+    if isinstance(answer, str):
+        return _broken(site, version, answer)
     where = "" if gpu.state == "ok" else "; without a GPU it does not build"
     return Check(name, "ok", f"{version or 'version unknown'}{where}")
+
+
+def _broken(site: Site, version: str | None, answer: str) -> Check:
+    """A TensorRT that does not import; JetPack 6's does not without the compiler of the DLA, on boards without a DLA too."""
+    detail = f"{version or 'installed'}, but importing it failed: {answer}"
+    if site.is_jetson and "libnvdla_compiler.so" in answer:
+        # A container is given this library by the host, or an empty file in its place.
+        where = "; a container has it from the host: install it there" if site.in_container else ""
+        return Check("TensorRT", "missing", detail + where, site.apt("nvidia-l4t-dla-compiler"))
+    return Check("TensorRT", "missing", detail, "python -c 'import tensorrt'")
+
+
+def _library_version(site: Site) -> str | None:
+    libraries = site.libraries("libnvinfer.so.*.*.*")
+    return _suffix(libraries[0].name) if libraries else None
 
 
 def _suffix(library: str) -> str:

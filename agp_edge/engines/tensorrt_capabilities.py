@@ -51,7 +51,8 @@ class Capabilities:
         version_compatible: whether a plan can be made for later versions, without host code in it.
         hardware_compatible: whether a plan can be made for other generations of GPUs.
         dla: how a network for the DLA is typed: `strong` as any other, or `weak` with the FP16 flag, which is how
-            TensorRT 10 takes it; None where it builds for no DLA.
+            TensorRT 10 takes it; None where it builds for no DLA. The names are there too in versions that drive none:
+            whether there is a core is asked of the builder.
         inspector: whether an engine can be asked for its layers.
     """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from agp_edge.dla import why_no_dla
 from agp_edge.engines.sidecar import Layers
 from agp_edge.errors import ArtefactError, quote
 from agp_edge.frame import FrameSpec, Precision
@@ -178,11 +179,16 @@ def set_up_dla(
         The layers that fall back to the GPU, in the order of the network, as in `decoder.head (MATRIX_MULTIPLY)`.
 
     Raises:
-        ArtefactError: this device has no such core, or none of the layers can run on it.
+        ArtefactError: this device has no such core, this TensorRT drives none, or none of the layers can run on it.
     """
     if not TYPE_CHECKING:
         trt = module
     cores = builder.num_DLA_cores
+    no_dla = None if cores else why_no_dla(trt.__version__)
+    if no_dla:
+        raise ArtefactError(
+            f"there is no DLA core {core}: {no_dla}", "leave --dla out: the GPU runs all of it"
+        )
     if not 0 <= core < cores:
         has = f"{cores} DLA core{'' if cores == 1 else 's'}"
         raise ArtefactError(

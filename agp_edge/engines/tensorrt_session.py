@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.cuda import DeviceMemory, Resource, load_driver, open_device
+from agp_edge.dla import why_no_dla
 from agp_edge.engines.base import Inference, Session, infer_in
 from agp_edge.engines.gpu import Gpu
 from agp_edge.engines.gpu_slots import GpuSlots, Run, Shapes, Streams
@@ -196,9 +197,10 @@ class _Plan(Resource):
         if core is not None:
             cores = self._runtime.num_DLA_cores
             if core >= cores:
-                raise ArtefactError(
-                    f"engine {self._path} is for DLA core {core}, this device has {cores}", BUILD_AGAIN
-                )
+                has = f"this device has {cores}"
+                if not cores:
+                    has = why_no_dla(trt.__version__) or has
+                raise ArtefactError(f"engine {self._path} is for DLA core {core}, {has}", BUILD_AGAIN)
             self._runtime.DLA_core = core
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:

@@ -181,6 +181,9 @@ static int drop(const char *name, int kind, address at) {
 
 static int copy(const char *name, int to, address target, int from, address source, size_t size, address stream) {
     int code = enter(name), t = find(to, target), s = find(from, source);
+    /* Mapped memory of the host has an address of the device, too: the same. */
+    if (maps && to == DEVICE && t < 0) t = find(HOST, target);
+    if (maps && from == DEVICE && s < 0) s = find(HOST, source);
     if (code) return code;
     if (!current) return wrong++, INVALID_CONTEXT;
     if (t < 0 || s < 0 || find(STREAM, stream) < 0) return wrong++, INVALID_VALUE;

@@ -90,7 +90,7 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
 
     Args:
         driver: that its engines run on.
-        attributes: of each `Runtime` that it makes.
+        attributes: of each `Runtime` that it makes; with `allows_static` a context may have its own memory to compute in.
     """
 
     def gone(at: dict[str, int]) -> None:
@@ -113,6 +113,7 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
         engine_host_code_allowed = False
         num_DLA_cores = 0  # noqa: N815 (TensorRT's own name)
         DLA_core = -1
+        allows_static = False
 
         def __init__(self, logger: Any) -> None:
             super().__init__(None)
@@ -159,19 +160,24 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
         def device_memory_size_v2(self) -> int:
             return int(self.plan["scratch"])
 
-        def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> Context | None:
-            if strategy != ExecutionContextAllocationStrategy.USER_MANAGED:
+        def create_execution_context(
+            self,
+            strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC,
+        ) -> Context | None:
+            static = strategy == ExecutionContextAllocationStrategy.STATIC
+            if static and not self.parent.allows_static:
                 driver.misuse()
             if self.plan["fault"] == "context":
                 self.parent.logger.log(Severity.ERROR, "out of memory")
                 return None
-            return Context(self)
+            return Context(self, static)
 
     class Context(Part):
         name = "context"
 
-        def __init__(self, parent: Engine) -> None:
+        def __init__(self, parent: Engine, static: bool) -> None:
             super().__init__(parent)
+            self.static = static
             self.at: dict[str, int] = {}
             self.scratch = (0, 0)
             self.runs = 0
@@ -199,7 +205,7 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
             if self.parent.plan["fault"] == "idle":
                 return
             memory, size = self.scratch
-            if size != self.parent.device_memory_size_v2:
+            if not self.static and size != self.parent.device_memory_size_v2:
                 driver.misuse()
             ctypes.memset(memory, 1, size)
             frames = self.memory("frames", at)

@@ -11,6 +11,7 @@ None of these machines is here; their files are laid out and worded as public so
 - `nvidia-l4t-gstreamer` puts its plugins into /usr/lib/aarch64-linux-gnu/gstreamer-1.0: README of gst-nvvideo4linux2 in the
   sources of Jetson Linux. CSI sensors are called `vi-output, imx219 9-0010`, as `v4l2-ctl --list-devices` shows.
 - `/proc/driver/nvidia`: chapter "The /proc file system interface" in the README of NVIDIA's Linux driver.
+- JetPack's cv2 lies in /usr/lib/python3.10/dist-packages/cv2/python-3.10, that of Ubuntu in /usr/lib/python3/dist-packages.
 - `version.json`: the CUDA toolkit from 11.1 on. `E:ID_V4L_CAPABILITIES`: src/udev/v4l_id in systemd.
 """
 
@@ -127,6 +128,12 @@ def only(*names: str) -> Any:
     return lambda name: importlib.util.find_spec("json") if name in names else None
 
 
-def site(root: Path, files: Mapping[str, str], find_spec: Any = nothing, arch: str = "x86_64") -> Site:
-    """A machine to look at."""
-    return Site(build(root, files), arch, Modules(find_spec))
+def site(
+    root: Path,
+    files: Mapping[str, str],
+    find_spec: Any = nothing,
+    arch: str = "x86_64",
+    python_path: tuple[str, ...] = (),
+) -> Site:
+    """A machine to look at; its Python is in a venv that sees nothing of the system, unless `python_path` says so."""
+    return Site(build(root, files), arch, Modules(find_spec), python_path)

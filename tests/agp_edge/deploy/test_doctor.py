@@ -37,9 +37,13 @@ def driver_says(monkeypatch: pytest.MonkeyPatch, gpu: str | None, cuda: str | No
 
 
 def look(
-    root: Path, files: dict[str, str], find_spec: Any = nothing, arch: str = "x86_64"
+    root: Path,
+    files: dict[str, str],
+    find_spec: Any = nothing,
+    arch: str = "x86_64",
+    python_path: tuple[str, ...] = (),
 ) -> tuple[Diagnosis, dict[str, Check]]:
-    diagnosis = diagnose(site(root, files, find_spec, arch))
+    diagnosis = diagnose(site(root, files, find_spec, arch, python_path))
     return diagnosis, {check.name: check for check in diagnosis.checks}
 
 
@@ -78,9 +82,9 @@ def test_the_command_survives_libraries_that_crash_and_hang(tmp_path: Path) -> N
     path.mkdir()
     (path / "cv2.py").write_text("import os; os.abort()")
     (path / "openvino.py").write_text("import time; time.sleep(1000)")
+    (path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
     # None of these may be imported at all.
     for name in (
-        "tensorrt",
         "tensorrt_rtx",
         "tensorrt_lean",
         "cuda",
@@ -101,6 +105,10 @@ def test_the_command_survives_libraries_that_crash_and_hang(tmp_path: Path) -> N
     assert checks["OpenCV"]["detail"] == "installed, but importing it failed: died of SIGABRT"
     assert checks["OpenCV"]["remedy"] == "python -c 'import cv2'"
     assert checks["OpenVINO"]["detail"] == "installed, but importing it failed: did not answer"
+    assert checks["TensorRT"]["state"] == "missing"
+    assert "importing it failed: ImportError: libnvinfer.so.10: cannot" in checks["TensorRT"]["detail"]
+    assert checks["TensorRT"]["remedy"] == "python -c 'import tensorrt'"
+    assert not {"tensorrt"} & {*found["run"], *found["build"]}
     assert checks["ONNX Runtime"]["state"] == checks["disk"]["state"] == "ok"
     assert found["train"] is False, "training reads images"
 
@@ -160,6 +168,7 @@ def test_an_rtx_card_is_built_for_by_what_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver_says(monkeypatch, "NVIDIA RTX A2000 12GB (compute capability 8.6)", "13.0")
+    monkeypatch.setitem(doctor._PROBES, "tensorrt", "answer = {'version': '10.3.0'}")
     monkeypatch.setattr(nvidia, "installed_version", lambda names: "10.3.0")
     diagnosis, _ = look(tmp_path, RTX, only("tensorrt", "tensorrt_rtx"))
     assert diagnosis.build == ["tensorrt", "tensorrt-rtx"]
@@ -211,6 +220,90 @@ def test_an_opencv_of_the_system_is_reached_by_another_venv(
     check = look(tmp_path, files, only("cv2"))[1]["OpenCV"]
     assert (check.state, check.remedy) == ("ok", SYSTEM_VENV)
     assert check.detail.startswith("4.12.0, with FFmpeg, without GStreamer")
+
+
+JETPACKS_CV2 = {"usr/lib/python3.10/dist-packages/cv2/python-3.10/cv2.cpython-310-aarch64-linux-gnu.so": ""}
+JETPACKS_PYTHON = ("/tmp/.venv/lib/python3.10/site-packages", "/usr/lib/python3.10/dist-packages")
+PIPS_CV2 = {"version": "4.12.0", "FFMPEG": True, "GStreamer": False, "file": "/tmp/.venv/cv2/__init__.py"}
+
+
+def test_an_opencv_for_a_jetson_is_jetpack_s(tmp_path: Path) -> None:
+    check = look(tmp_path / "none", ORIN)[1]["OpenCV"]
+    assert (check.state, check.remedy) == ("missing", "sudo apt install nvidia-opencv")
+    assert "pip's has no GStreamer" in check.detail
+
+    hidden = look(tmp_path / "hidden", {**ORIN, **JETPACKS_CV2})[1]["OpenCV"]
+    assert (hidden.state, hidden.remedy) == ("missing", SYSTEM_VENV)
+    assert hidden.detail == "the system's Python has it, this venv does not see it"
+
+
+@pytest.mark.parametrize(
+    ("there", "remedy"),
+    [
+        (["opencv-python"], "pip uninstall opencv-python"),
+        (["opencv-python-headless"], "pip uninstall opencv-python-headless"),
+        (
+            ["opencv-contrib-python", "opencv-python", "opencv-python-headless"],
+            "pip uninstall opencv-python opencv-python-headless opencv-contrib-python",
+        ),
+        # Somebody's own build.
+        ([], "python -c 'import cv2; print(cv2.__file__)'"),
+    ],
+)
+def test_pip_s_opencv_that_hides_the_system_s_has_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: list[str], remedy: str
+) -> None:
+    monkeypatch.setitem(doctor._PROBES, "cv2", f"answer = {PIPS_CV2}")
+    monkeypatch.setattr(
+        doctor, "installed_version", lambda names: "4.12.0" if set(names) & set(there) else None
+    )
+    files = {**ORIN, **JETPACKS_CV2}
+    check = look(tmp_path, files, only("cv2"), python_path=JETPACKS_PYTHON)[1]["OpenCV"]
+
+    assert (check.state, check.remedy) == ("ok", remedy)
+    assert check.detail.endswith("without GStreamer (a csi:// camera needs it); it hides the system's OpenCV")
+    # A venv that does not see the system's would have none left.
+    assert look(tmp_path, files, only("cv2"))[1]["OpenCV"].remedy == SYSTEM_VENV
+    assert look(tmp_path / "none", ORIN, only("cv2"))[1]["OpenCV"].remedy == "sudo apt install nvidia-opencv"
+
+
+def test_the_system_s_own_opencv_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {**PIPS_CV2, "file": "/usr/lib/python3/dist-packages/cv2.cpython-310-aarch64-linux-gnu.so"}
+    monkeypatch.setitem(doctor._PROBES, "cv2", f"answer = {answer}")
+    check = look(tmp_path, {**ORIN, **JETPACKS_CV2}, only("cv2"), python_path=JETPACKS_PYTHON)[1]["OpenCV"]
+    assert (check.state, check.remedy) == ("ok", "sudo apt install nvidia-opencv")
+    assert "hides" not in check.detail
+
+
+def test_the_place_of_an_opencv_is_asked() -> None:
+    cv2 = pytest.importorskip("cv2")
+    with Probes({"it": doctor._PROBES["cv2"]}) as asked:
+        found = asked.answers()["it"]
+    assert isinstance(found, dict)
+    assert found["file"] == cv2.__file__
+
+
+def test_numpy_is_of_the_version_that_jetpack_s_opencv_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert look(tmp_path / "orin", ORIN)[1]["numpy"].remedy == "pip install 'numpy>=1.24,<2'"
+    assert look(tmp_path / "thor", THOR)[1]["numpy"].remedy == "pip install 'numpy>=1.24'"
+    assert look(tmp_path / "pc", RTX)[1]["numpy"].remedy == "pip install 'numpy>=1.24'"
+
+    last_words = "numpy.core.multiarray failed to import"
+    monkeypatch.setitem(doctor._PROBES, "cv2", f"raise ImportError('{last_words}')")
+    check = look(tmp_path / "orin", ORIN, only("cv2"))[1]["OpenCV"]
+    assert (check.state, check.remedy) == ("missing", "pip install 'numpy>=1.24,<2'")
+    assert check.detail.endswith(f"{last_words}; JetPack's wants numpy 1")
+    assert look(tmp_path / "pc", RTX, only("cv2"))[1]["OpenCV"].remedy == "python -c 'import cv2'"
+
+
+def test_an_orin_whose_tensorrt_drives_no_dla(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver_says(monkeypatch, "Orin (compute capability 8.7)", "13.2")
+    library = "usr/lib/aarch64-linux-gnu/libnvinfer.so."
+    files = {name: text for name, text in ORIN.items() if not name.startswith(library)}
+    assert look(tmp_path / "old", ORIN)[1]["DLA"].state == "ok"
+    assert look(tmp_path / "new", {**files, f"{library}10.16.2": ""})[1]["DLA"].state == "missing"
 
 
 def test_clocks_and_governor_of_the_processor(tmp_path: Path) -> None:

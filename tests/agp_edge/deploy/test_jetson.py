@@ -9,8 +9,8 @@ from agp_edge.deploy.jetson import check_jetson
 from tests.agp_edge.deploy.machines import ORIN, RTX, THOR, build, site
 
 
-def look(root: Path, files: dict[str, str]) -> dict[str, Check]:
-    return {check.name: check for check in check_jetson(site(root, files, arch="aarch64"))}
+def look(root: Path, files: dict[str, str], tensorrt: str | None = "10.3.0") -> dict[str, Check]:
+    return {check.name: check for check in check_jetson(site(root, files, arch="aarch64"), tensorrt)}
 
 
 def without(files: dict[str, str], *parts: str) -> dict[str, str]:
@@ -56,7 +56,18 @@ def test_a_pc_has_one_line(tmp_path: Path) -> None:
         ("# R36 (release), REVISION: 4.4, GCID: 1", "L4T 36.4.4 (JetPack 6.2.1)"),
         ("# R36 (release), REVISION: 5.0, GCID: 1", "L4T 36.5.0 (JetPack 6.2.2)"),
         ("# R38 (release), REVISION: 4.0, GCID: 1", "L4T 38.4.0 (JetPack 7.1)"),
-        ("# R36 (release), REVISION: 4.9, GCID: 1", "L4T 36.4.9"),
+        # What apt brings between releases.
+        ("# R36 (release), REVISION: 4.2, GCID: 1", "L4T 36.4.2 (JetPack 6.1 rev 1)"),
+        ("# R36 (release), REVISION: 4.7, GCID: 1", "L4T 36.4.7 (JetPack 6.2.1)"),
+        ("# R36 (release), REVISION: 5.2, GCID: 1", "L4T 36.5.2 (JetPack 6.2.3)"),
+        ("# R38 (release), REVISION: 2.2, GCID: 1", "L4T 38.2.2 (JetPack 7.0)"),
+        # One that is not known is of the line of those before it, which is not that of those after it.
+        ("# R36 (release), REVISION: 4.1, GCID: 1", "L4T 36.4.1, of JetPack 6.1's line"),
+        ("# R36 (release), REVISION: 4.9, GCID: 1", "L4T 36.4.9, of JetPack 6.2's line"),
+        ("# R36 (release), REVISION: 5.10, GCID: 1", "L4T 36.5.10, of JetPack 6.2's line"),
+        ("# R39 (release), REVISION: 2.7, GCID: 1", "L4T 39.2.7, of JetPack 7.2's line"),
+        ("# R39 (release), REVISION: 3.0, GCID: 1", "L4T 39.3.0"),
+        ("# R40 (release), REVISION: 0, GCID: 1", "L4T 40.0"),
     ],
 )
 def test_jetpack_is_named_where_it_is_known(tmp_path: Path, release: str, said: str) -> None:
@@ -90,6 +101,18 @@ def test_cores_that_no_driver_takes_do_not_count(tmp_path: Path, gone: str) -> N
 def test_one_core_of_two(tmp_path: Path) -> None:
     check = look(tmp_path, without(ORIN, "nvdla1/driver"))["DLA"]
     assert (check.state, check.detail) == ("ok", "1 core (nvdla0)")
+
+
+@pytest.mark.parametrize("tensorrt", ["10.16.2.10", "11.3.0", "11.4.0.106"])
+def test_cores_that_the_tensorrt_here_does_not_drive_are_not_good(tmp_path: Path, tensorrt: str) -> None:
+    check = look(tmp_path, ORIN, tensorrt)["DLA"]
+    assert (check.state, check.remedy) == ("missing", None)
+    assert check.detail.startswith(f"2 cores (nvdla0, nvdla1), but TensorRT {tensorrt} drives no DLA")
+
+
+@pytest.mark.parametrize("tensorrt", [None, "10.3.0", "11.4.1"])
+def test_cores_that_it_drives_and_those_that_nobody_drives_yet(tmp_path: Path, tensorrt: str | None) -> None:
+    assert look(tmp_path, ORIN, tensorrt)["DLA"].state == "ok"
 
 
 def test_pinned_means_the_gpu_and_every_core_that_is_on(tmp_path: Path) -> None:

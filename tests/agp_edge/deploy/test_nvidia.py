@@ -7,7 +7,7 @@ import pytest
 
 from agp_edge.deploy import nvidia
 from agp_edge.deploy.findings import SYSTEM_VENV, Check
-from agp_edge.deploy.nvidia import check_bindings, check_cuda, check_gpu, check_tensorrt
+from agp_edge.deploy.nvidia import check_bindings, check_cuda, check_gpu, check_tensorrt, tensorrt_version
 from tests.agp_edge.deploy.machines import BARE, CARD, DEBIAN, FEDORA, ORIN, RTX, THOR, UBUNTU, only, site
 
 A2000 = {"gpus": ["NVIDIA RTX A2000 12GB (compute capability 8.6)"], "reason": "", "cuda": "13.0"}
@@ -154,9 +154,12 @@ def test_python_s_bindings(tmp_path: Path, installed: dict[str, str]) -> None:
     assert alone == Check("CUDA in Python", "ok", "pycuda 2025.1, which has no CUDA graphs")
 
 
-def family(root: Path, files: dict[str, str], *modules: str, arch: str = "x86_64") -> dict[str, Check]:
+def family(
+    root: Path, files: dict[str, str], *modules: str, arch: str = "x86_64", answer: Any = None
+) -> dict[str, Check]:
     gpu = GPU if files else NO_GPU
-    return {check.name: check for check in check_tensorrt(site(root, files, only(*modules), arch), gpu)}
+    checks = check_tensorrt(site(root, files, only(*modules), arch), gpu, answer)
+    return {check.name: check for check in checks}
 
 
 def test_tensorrt_on_a_jetson_comes_from_jetpack(tmp_path: Path) -> None:
@@ -207,3 +210,46 @@ def test_a_tensorrt_that_is_too_old_is_not_counted(
     check = family(tmp_path, RTX, "tensorrt")["TensorRT"]
     assert check.state == "missing"
     assert f"{version} is too old" in check.detail
+
+
+NO_COMPILER = "ImportError: libnvdla_compiler.so: cannot open shared object file: No such file or directory"
+
+
+def test_a_tensorrt_that_lacks_the_compiler_of_the_dla(tmp_path: Path, installed: dict[str, str]) -> None:
+    installed["tensorrt"] = "10.3.0"
+    assert family(tmp_path / "orin", ORIN, "tensorrt", answer=NO_COMPILER)["TensorRT"] == Check(
+        "TensorRT",
+        "missing",
+        f"10.3.0, but importing it failed: {NO_COMPILER}",
+        "sudo apt install nvidia-l4t-dla-compiler",
+    )
+    contained = family(tmp_path / "container", {**ORIN, ".dockerenv": ""}, "tensorrt", answer=NO_COMPILER)
+    assert contained["TensorRT"].detail.endswith("; a container has it from the host: install it there")
+
+
+def test_a_tensorrt_that_does_not_import(tmp_path: Path, installed: dict[str, str]) -> None:
+    installed["tensorrt"] = "10.9.0.34"
+    wanted = Check(
+        "TensorRT",
+        "missing",
+        "10.9.0.34, but importing it failed: died of SIGSEGV",
+        "python -c 'import tensorrt'",
+    )
+    assert family(tmp_path, RTX, "tensorrt", answer="died of SIGSEGV")["TensorRT"] == wanted
+    # Nothing on a PC has that package.
+    assert family(tmp_path, RTX, "tensorrt", answer=NO_COMPILER)["TensorRT"].remedy == wanted.remedy
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_tensorrt_without_metadata_says_its_version_itself(tmp_path: Path) -> None:
+    assert family(tmp_path, RTX, "tensorrt", answer={"version": "10.9.0"})["TensorRT"].detail == "10.9.0"
+    check = family(tmp_path, RTX, "tensorrt", answer={"version": "8.6.2"})["TensorRT"]
+    assert check.state == "missing"
+    assert "8.6.2 is too old" in check.detail
+
+
+def test_which_tensorrt_is_here(tmp_path: Path, installed: dict[str, str]) -> None:
+    installed["tensorrt"] = "11.4.1"
+    assert tensorrt_version(site(tmp_path, ORIN, only("tensorrt"))) == "11.4.1"
+    assert tensorrt_version(site(tmp_path, ORIN)) == "10.3.0", "that of the system's library"
+    assert tensorrt_version(site(tmp_path / "bare", BARE)) is None

@@ -361,6 +361,13 @@ def test_a_device_without_that_core(open_plan: OpenPlan) -> None:
         open_plan(device={"dla": {"core": 1}}, num_DLA_cores=1)
 
 
+def test_a_tensorrt_that_drives_no_dla_is_named(open_plan: OpenPlan) -> None:
+    with pytest.raises(
+        ArtefactError, match=f"is for DLA core 0, TensorRT {VERSION} drives no DLA of a Jetson"
+    ):
+        open_plan(device={"dla": {"core": 0}}, num_DLA_cores=0)
+
+
 @pytest.mark.parametrize("dla", [{}, {"core": "0"}, {"core": -1}, {"core": True}, "0", 0, []])
 def test_a_sidecar_whose_dla_is_none(open_plan: OpenPlan, driver: StandIn, dla: object) -> None:
     with pytest.raises(ArtefactError, match="names no core of the DLA"):

@@ -140,12 +140,20 @@ def test_hardware_compatible_plans_are_not_for_a_jetson(
 
 
 def test_a_device_without_that_dla_core(
-    full: types.ModuleType, tiny_model: Path, tmp_path: Path, give_gpus: GiveGpus
+    full: types.ModuleType, tmp_path: Path, give_gpus: GiveGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_gpus("8.7")
     model = write_conv_model(tmp_path / "model.onnx", "fp16")
+    build = get_backend("tensorrt").build
+    monkeypatch.setattr(full, "__version__", "10.3.0")
     with pytest.raises(ArtefactError, match="this device has 0 DLA cores, and no core 0") as info:
-        get_backend("tensorrt").build(model, tmp_path / "plan", BuildOptions(dla=0, precision="fp16"))
+        build(model, tmp_path / "plan", BuildOptions(dla=0, precision="fp16"))
+    assert info.value.exit_code == 4
+    monkeypatch.setattr(full, "__version__", "10.16.2")
+    with pytest.raises(
+        ArtefactError, match=r"no DLA core 0: TensorRT 10\.16\.2 drives no DLA of a Jetson: 10\.7 was"
+    ) as info:
+        build(model, tmp_path / "plan", BuildOptions(dla=0, precision="fp16"))
     assert info.value.exit_code == 4
 
 
