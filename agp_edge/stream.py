@@ -2,8 +2,8 @@
 
 For every source, always: captured = judged + dropped + failed.
 
-While the engine computes, what it said before is written, and the frames of files are brought ahead. A camera's frame is
-taken when the engine is free for it and not before: whatever waits in a queue gets old.
+While the engine computes, the frames of files are brought ahead, and what it said before is written. A camera's frame is
+taken when everything is free for it and not before: whatever waits in a queue gets old.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.engines.slots import Slot
-from agp_edge.errors import InputError
+from agp_edge.errors import AgpEdgeError, InputError
 from agp_edge.judging import JudgingEngine
 from agp_edge.latency import LatencyRecorder
 from agp_edge.progress import Progress, silent
@@ -38,6 +38,8 @@ PROGRESS_INTERVAL_S = 0.1
 BATCH_WAIT_MS = 5.0
 """How long a frame waits for others to share a batch with: cameras of one trigger are apart by less."""
 LONGEST_BATCH_WAIT_MS = 1000.0
+LONGEST_CLOSE_S = 12.0
+"""Longer than a network camera's time-outs."""
 
 
 class _Line:
@@ -45,7 +47,7 @@ class _Line:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self.judged = self.failed = self.ng = 0
+        self.judged = self.ng = 0
         self.latency = {stage: LatencyRecorder() for stage in STAGES}
 
     def summary(self) -> dict[str, Any]:
@@ -55,7 +57,8 @@ class _Line:
             "captured": reader.captured,
             "judged": self.judged,
             "dropped": reader.dropped,
-            "failed": reader.failed + self.failed,
+            # What was captured and has no verdict failed, wherever it was when that ended.
+            "failed": reader.captured - reader.dropped - self.judged,
             "reconnects": reader.reconnects,
             "ok": self.judged - self.ng,
             "ng": self.ng,
@@ -147,10 +150,10 @@ class Stream:
         self._runtime = engine.session.runtime
         self._under_way: deque[_Batch] = deque()
         self._refused: InputError | None = None
-        self._open = 0  # Frames that were taken and have no verdict yet.
+        self._taken = 0
         # One slot is that of the batch whose verdicts are written.
-        live = any(source.live for source in sources)
-        self._most_under_way = 1 if live else max(1, len(self._free) - 1)
+        self._live = any(source.live for source in sources)
+        self._most_under_way = 1 if self._live else max(1, len(self._free) - 1)
         self._all_maps = any(sink.needs_maps for sink in self._sinks)
         self._turn = 0
         self._started = self._ended = time.monotonic()
@@ -180,7 +183,6 @@ class Stream:
             for line in self._lines:
                 line.reader.start()
             while not self._stopping and not self._refused and not self._done():
-                self._raise_reader_errors()
                 self._advance()
                 self._show(progress)
             while self._under_way:
@@ -214,7 +216,10 @@ class Stream:
         if self._frames is not None and self.judged >= self._frames:
             return True
         with self._changed:
-            return all(line.reader.ended and not line.reader.waiting for line in self._lines)
+            readers = [line.reader for line in self._lines]
+            # What a source gave before it broke off is judged.
+            broken = any(reader.error and not reader.waiting for reader in readers)
+            return broken or all(reader.ended and not reader.waiting for reader in readers)
 
     def _advance(self) -> None:
         """Bring frames to the engine, or finish a batch if it has enough to do."""
@@ -236,44 +241,34 @@ class Stream:
             self._free[0].submit(pixels)
         except InputError as error:
             # It ends the stream, but not before those are judged that are under way.
-            self._fail(taken)
             self._refused = error
             return False
-        except BaseException:
-            self._fail(taken)
-            raise
         self._under_way.append(_Batch(self._free.popleft(), taken, pixels, begin, time.monotonic_ns()))
         return True
 
     def _finish(self) -> None:
         """Wait for the oldest batch, judge it, and give the verdicts to the sinks."""
         batch = self._under_way.popleft()
-        unjudged = list(batch.taken)
-        try:
-            judgements = self._judge(batch)
-            if not self._stopping and not self._refused:
-                # The engine is free now: what is written below costs it nothing.
+        scores = batch.slot.wait()
+        computed = time.monotonic_ns()
+        failure: AgpEdgeError | None = None
+        if not self._live and not self._stopping and not self._refused:
+            # The engine is free: whatever follows costs it nothing. A camera's frame would get old meanwhile.
+            try:
                 self._bring(wait=False)
-            for (line, _, _), judgement in zip(batch.taken, judgements, strict=True):
-                self._open -= 1
-                line.judged += 1
-                line.ng += judgement.verdict == "NG"
-                unjudged.pop(0)
-                for stage, value in judgement.latency_ms.items():
-                    line.latency[stage].record(value)
-                self._last = f"{judgement.verdict} {judgement.score:.3g}"
-                for sink in self._sinks:
-                    sink.write(judgement)
-        finally:
-            # What was taken and got no verdict failed, whatever the reason.
-            self._fail(unjudged)
+            except AgpEdgeError as error:
+                failure = error
+        for (line, _, _), judgement in zip(batch.taken, self._judge(batch, scores, computed), strict=True):
+            line.judged += 1
+            line.ng += judgement.verdict == "NG"
+            for stage, value in judgement.latency_ms.items():
+                line.latency[stage].record(value)
+            self._last = f"{judgement.verdict} {judgement.score:.3g}"
+            for sink in self._sinks:
+                sink.write(judgement)
+        if failure is not None:
+            raise failure
         self._free.append(batch.slot)
-
-    def _fail(self, taken: Sequence[tuple[_Line, Frame, int]]) -> None:
-        """Count frames that were taken and get no verdict."""
-        self._open -= len(taken)
-        for line, _, _ in taken:
-            line.failed += 1
 
     def _take(self, *, wait: bool) -> list[tuple[_Line, Frame, int]]:
         """Frames that wait, at most a batch of them, each source in its turn.
@@ -283,7 +278,7 @@ class Stream:
         """
         limit = self._engine.session.frame.batch
         if self._frames is not None:
-            limit = min(limit, self._frames - self.judged - self._open)
+            limit = min(limit, self._frames - self._taken)
         taken: list[tuple[_Line, Frame, int]] = []
         with self._changed:
             if wait:
@@ -292,12 +287,15 @@ class Stream:
                     self._changed.wait(left_ns / 1e9)
             elif self._wait_for_more_ns(limit) > 0:
                 return []
-            for _ in range(limit * len(self._lines)):
+            passed_by = 0
+            while len(taken) < limit and passed_by < len(self._lines):
                 line = self._lines[self._turn % len(self._lines)]
                 self._turn += 1
-                if line.reader.waiting and len(taken) < limit:
+                passed_by += 1
+                if line.reader.waiting:
                     taken.append((line, *line.reader.take()))
-        self._open += len(taken)
+                    passed_by = 0
+            self._taken += len(taken)
         return taken
 
     def _wait_for_more_ns(self, limit: int) -> int:
@@ -313,11 +311,9 @@ class Stream:
         readers = [line.reader for line in self._lines]
         return any(r.waiting or r.error for r in readers) or all(r.ended for r in readers)
 
-    def _judge(self, batch: _Batch) -> list[Judgement]:
+    def _judge(self, batch: _Batch, scores: NDArray[np.float32], computed: int) -> list[Judgement]:
         """What the engine says of a batch; the maps are views of its slot."""
         session, judge = self._engine.session, self._engine.judge
-        scores = batch.slot.wait()
-        computed = time.monotonic_ns()
         size = (session.frame.width, session.frame.height)
         judgements = []
         for i, (_, frame, handed) in enumerate(batch.taken):
@@ -329,7 +325,9 @@ class Stream:
             if verdict == "NG" and anomaly_map is not None:
                 regions = find_regions(anomaly_map, judge.threshold, size)
             p_value = judge.p_value(score)
-            marks = (frame.captured_ns, handed, batch.begin, batch.ready, computed, time.monotonic_ns())
+            # A sensor's clock may be a little ahead of ours.
+            captured = min(frame.captured_ns, handed)
+            marks = (captured, handed, batch.begin, batch.ready, computed, time.monotonic_ns())
             spans = [(after - before) / 1e6 for before, after in itertools.pairwise(marks)]
             judgements.append(
                 Judgement(
@@ -351,13 +349,13 @@ class Stream:
         return judgements
 
     def _close(self) -> None:
-        for batch in self._under_way:
-            self._fail(batch.taken)
         self._under_way.clear()
         for line in self._lines:
             line.reader.request_stop()
+        # One time for all: those that hang do so side by side.
+        until = time.monotonic() + LONGEST_CLOSE_S
         for line in self._lines:
-            line.reader.close()
+            line.reader.close(max(0.0, until - time.monotonic()))
         self._ended = time.monotonic()
         failure: BaseException | None = None
         for sink in self._sinks:

@@ -64,6 +64,8 @@ class Reader:
         self._most = 1 if source.live else read_ahead
         self._on_event = on_event
         self._waiting: deque[tuple[Frame, int]] = deque()
+        self._waiting_since = 0
+        self._connected = False
         self._stop = threading.Event()
         self._delay_s = FIRST_DELAY_S
         self._lost_at: float | None = None
@@ -80,13 +82,16 @@ class Reader:
 
     @property
     def may_bring_more(self) -> bool:
-        """Whether more frames can come before one is taken; hold `changed`."""
-        return not self.ended and len(self._waiting) < self._most
+        """Whether more frames are to be expected before one is taken; hold `changed`.
+
+        Not of a source that is lost: others would wait for it, for as long as it takes.
+        """
+        return self._connected and not self.ended and len(self._waiting) < self._most
 
     @property
     def oldest_ns(self) -> int:
-        """When the first of those that wait was handed over (`time.monotonic_ns`); hold `changed`."""
-        return self._waiting[0][1]
+        """Since when a frame waits (`time.monotonic_ns`), though a newer one may have taken its place; hold `changed`."""
+        return self._waiting_since
 
     def start(self) -> None:
         """Begin to read."""
@@ -95,6 +100,8 @@ class Reader:
     def take(self) -> tuple[Frame, int]:
         """The frame that waits, and when it was handed over (`time.monotonic_ns`); hold `changed`."""
         taken = self._waiting.popleft()
+        if self._waiting:
+            self._waiting_since = self._waiting[0][1]
         if not self.source.live:
             self.captured += 1
             self._changed.notify_all()
@@ -136,6 +143,7 @@ class Reader:
                 if not self.source.live:
                     raise
                 self._lost_at = self._lost_at or time.monotonic()
+                self._set_connected(False)
                 self._tell_trouble(error)
                 self.source.close()
                 if not self._connect(first=False):
@@ -159,6 +167,7 @@ class Reader:
         while not self._stop.is_set():
             try:
                 self.source.open()
+                self._set_connected(True)
                 return True
             except AgpEdgeError as error:
                 # What is wrong at the start is a mistake of the command; later it is a cable.
@@ -168,6 +177,11 @@ class Reader:
                 if self._pause():
                     return False
         return False
+
+    def _set_connected(self, connected: bool) -> None:
+        with self._changed:
+            self._connected = connected
+            self._changed.notify_all()
 
     def _pause(self) -> bool:
         """Wait before the next try; jittered, so that fifty cameras do not come back in one instant."""
@@ -213,10 +227,15 @@ class Reader:
                     return
                 self.captured += 1
                 self.dropped += len(self._waiting)
+                since = self._waiting_since if self._waiting else None
                 self._waiting.clear()
             else:
+                since = None
                 self._changed.wait_for(lambda: len(self._waiting) < self._most or self._stop.is_set())
                 if self._stop.is_set():
                     return
-            self._waiting.append((frame, time.monotonic_ns()))
+            now = time.monotonic_ns()
+            if not self._waiting:
+                self._waiting_since = now if since is None else since
+            self._waiting.append((frame, now))
             self._changed.notify_all()

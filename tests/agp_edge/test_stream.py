@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +28,7 @@ from agp_edge.sinks.rejects import RejectsSink
 from agp_edge.sinks.video import VideoSink
 from agp_edge.sources import Frame, Source, open_source
 from agp_edge.sources import reader as reading
-from agp_edge.stream import STAGES, Stream, _Batch
+from agp_edge.stream import STAGES, Stream
 
 Part = Callable[..., NDArray[np.uint8]]
 WriteVideo = Callable[[Path, Sequence[NDArray[np.uint8]]], Path]
@@ -392,6 +396,159 @@ def test_a_wait_that_is_none(engine: JudgingEngine, part: Part, wait_ms: float) 
         Stream([Camera(part)], engine, batch_wait_ms=wait_ms)
 
 
+def test_a_camera_that_is_off_costs_the_others_nothing(tiny_batch_engine: Path, part: Part) -> None:
+    """Neither one that never opened nor one that was lost is waited for."""
+
+    class Off(Camera):
+        def open(self) -> None:
+            raise SourceLostError(f"{self.name} does not answer", "see that it is on")
+
+    lost = Camera(part, losses=[1] * 10**6, name="lost")
+    sink = Collect()
+    with open_judging_engine(tiny_batch_engine) as engine:
+        sources = [Scripted(part, "on"), Off(part, name="off"), lost]
+        stream = Stream(sources, engine, [sink], batch_wait_ms=1000)
+        running = threading.Thread(target=stream.run)
+        running.start()
+        time.sleep(0.2)
+        for number in range(3):
+            begin = time.monotonic()
+            sources[0].give(number)  # type: ignore[attr-defined]
+            while not [j for j in sink.all if (j.source, j.frame) == ("on", number)]:
+                assert time.monotonic() - begin < 0.9, "it waited for a camera that is off"
+                time.sleep(0.005)
+        stream.stop()
+        sources[0].give(None)  # type: ignore[attr-defined]
+        running.join(20)
+        assert not running.is_alive()
+    counts_of(stream)
+
+
+def test_a_newer_frame_does_not_begin_the_wait_anew(tiny_batch_engine: Path, part: Part) -> None:
+    """A camera that is faster than the wait would otherwise wait for a silent one for ever."""
+    silent = Scripted(part, "silent")
+    with open_judging_engine(tiny_batch_engine) as engine:
+        stream = Stream([Camera(part, name="fast"), silent], engine, [Collect()], batch_wait_ms=50)
+        running = threading.Thread(target=stream.run)
+        running.start()
+        time.sleep(1.0)
+        judged = stream.judged
+        stream.stop()
+        silent.give(None)
+        running.join(20)
+        assert not running.is_alive()
+    counts_of(stream)
+    assert 5 < judged < 40
+
+
+@pytest.mark.parametrize("cameras", [2, 3, 5])
+def test_more_cameras_than_places_have_their_turns(tiny_engine: Path, part: Part, cameras: int) -> None:
+    with open_judging_engine(tiny_engine) as one:
+        sources = [Camera(part, name=f"camera-{i}") for i in range(cameras)]
+        stream = Stream(sources, with_slots(one, 1, pause_s=0.01), [Collect()], frames=20 * cameras)
+        stream.run()
+    judged = [line["judged"] for line in counts_of(stream)]
+    assert min(judged) >= 17, judged
+
+
+def test_a_source_that_breaks_off_keeps_what_it_gave(
+    tmp_path: Path, engine: JudgingEngine, part: Part, write_video: WriteVideo
+) -> None:
+    class Broken(Camera):
+        def __init__(self) -> None:
+            super().__init__(part, losses=[5], name="broken")
+            self.live = False
+
+    video = write_video(tmp_path / "a.avi", [part(i) for i in range(40)])
+    sink = Collect(pause_s=0.002)
+    stream = Stream([Broken(), open_source(str(video))], engine, [sink])
+    with pytest.raises(SourceLostError):
+        stream.run()
+    broken, _ = counts_of(stream)
+    assert (broken["captured"], broken["judged"], broken["failed"]) == (5, 5, 0)
+
+
+def test_a_verdict_is_written_though_the_engine_takes_no_more(
+    tmp_path: Path, tiny_engine: Path, part: Part, write_video: WriteVideo
+) -> None:
+    video = write_video(tmp_path / "a.avi", [part(i, defect=True) for i in range(10)])
+    sink = Collect()
+    with open_judging_engine(tiny_engine) as one:
+        engine = with_slots(one, 2, pause_s=0.01)
+        given = iter(range(100))
+        for slot in engine.session.slots:
+            submit = slot._submit
+
+            def fail(frames: object, count: int, submit: Callable[..., None] = submit) -> None:
+                if next(given) == 3:
+                    raise DeviceLostError("the GPU is gone", "start again")
+                submit(frames, count)
+
+            slot._submit = fail  # type: ignore[method-assign]
+        stream = Stream([open_source(str(video))], engine, [sink])
+        with pytest.raises(DeviceLostError):
+            stream.run()
+    (counts,) = counts_of(stream)
+    assert [j.frame for j in sink.all] == [0, 1, 2]
+    assert (counts["judged"], counts["failed"]) == (3, 1)
+
+
+def test_a_sensor_s_clock_that_is_ahead(engine: JudgingEngine, part: Part) -> None:
+    class Ahead(Camera):
+        def read(self) -> Frame | None:
+            frame = super().read()
+            if frame is None:
+                return None
+            return dataclasses.replace(frame, captured_ns=frame.captured_ns + 10**8, clock="sensor")
+
+    sink = Collect()
+    Stream([Ahead(part, total=5)], engine, [sink]).run()
+    assert all(j.latency_ms["capture"] == 0 for j in sink.all)
+
+
+INTERRUPTED = [
+    pytest.param(
+        name, line - function.__code__.co_firstlineno, id=f"{name}-{line - function.__code__.co_firstlineno}"
+    )
+    for name, function in ((n, getattr(Stream, n)) for n in ("_bring", "_finish", "_take", "_judge"))
+    for line in sorted({line for _, _, line in function.__code__.co_lines() if line})[1:]
+]
+
+
+@pytest.mark.parametrize(("function", "offset"), INTERRUPTED)
+def test_an_interrupt_at_any_line_leaves_counts_that_add_up(
+    tmp_path: Path, tiny_engine: Path, part: Part, function: str, offset: int
+) -> None:
+    """As a second Ctrl-C is raised: in the middle of whatever is done."""
+    for i in range(8):
+        write_png(tmp_path / f"{i}.png", part(i, defect=True))
+    code = getattr(Stream, function).__code__
+    passed = 0
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> Any:
+        def look(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal passed
+            if event == "line" and frame.f_lineno == code.co_firstlineno + offset:
+                passed += 1
+                if passed == 2:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return look
+
+        return look if frame.f_code is code else None
+
+    with open_judging_engine(tiny_engine) as one:
+        stream = Stream([open_source(str(tmp_path / "?.png"))], with_slots(one, 3), [Collect()])
+        before = sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            with contextlib.suppress(KeyboardInterrupt, InputError):
+                stream.run()
+        finally:
+            sys.settrace(before)
+    counts_of(stream)
+
+
 def test_each_source_keeps_its_order_in_shared_batches(
     tmp_path: Path, tiny_batch_engine: Path, part: Part, write_video: WriteVideo
 ) -> None:
@@ -407,36 +564,40 @@ def test_each_source_keeps_its_order_in_shared_batches(
 # --- several slots ---------------------------------------------------------------------------------
 
 
-def test_files_are_brought_ahead_and_cameras_are_not(
-    tmp_path: Path, tiny_engine: Path, part: Part, write_video: WriteVideo
+class Look(Collect):
+    """Notes how many batches are under way while a verdict is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream: Stream | None = None
+        self.under_way: list[int] = []
+
+    def write(self, judgement: Judgement) -> None:
+        assert self.stream is not None
+        self.under_way.append(len(self.stream._under_way))
+        super().write(judgement)
+
+
+@pytest.mark.parametrize(("slots", "most"), [(1, 0), (2, 1), (3, 2)])
+def test_frames_of_a_file_are_under_way_while_a_verdict_is_written(
+    tmp_path: Path, tiny_engine: Path, part: Part, write_video: WriteVideo, slots: int, most: int
 ) -> None:
     video = write_video(tmp_path / "a.avi", [part(i) for i in range(30)])
+    look = Look()
     with open_judging_engine(tiny_engine) as one:
-        for sources, most in (([open_source(str(video))], 2), ([Camera(part, total=30)], 1)):
-            stream = Stream(sources, with_slots(one, 3, pause_s=0.01), [Collect()])
-            under_way: list[int] = []
-            judge = stream._judge
-
-            def noted(batch: _Batch) -> list[Judgement]:
-                under_way.append(len(stream._under_way))  # noqa: B023
-                return judge(batch)  # noqa: B023
-
-            stream._judge = noted  # type: ignore[method-assign]
-            stream.run()
-            assert max(under_way) == most - 1, "beside the one that is judged"
+        look.stream = Stream([open_source(str(video))], with_slots(one, slots, pause_s=0.01), [look])
+        look.stream.run()
+    assert max(look.under_way) == most
+    assert look.under_way.count(most) > 15
 
 
-def test_the_next_frame_is_under_way_while_a_verdict_is_written(tiny_engine: Path, part: Part) -> None:
-    class Look(Collect):
-        def write(self, judgement: Judgement) -> None:
-            seen.append(len(stream._under_way))
-            super().write(judgement)
-
-    seen: list[int] = []
+def test_a_camera_s_frame_is_not_brought_before_it_can_be_looked_at(tiny_engine: Path, part: Part) -> None:
+    """It would get as old as the sinks are slow."""
+    look = Look()
     with open_judging_engine(tiny_engine) as one:
-        stream = Stream([Camera(part, total=40)], with_slots(one, 2, pause_s=0.01), [Look()])
-        stream.run()
-    assert sum(seen) > len(seen) / 2, seen
+        look.stream = Stream([Camera(part, total=60)], with_slots(one, 3, pause_s=0.005), [look])
+        look.stream.run()
+    assert set(look.under_way) == {0}
 
 
 @pytest.mark.parametrize(("needs_maps", "asked"), [(False, 2), (True, 10)])
