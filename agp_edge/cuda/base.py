@@ -35,10 +35,10 @@ class Driver(Protocol):
         """A `CUdevice_attribute` of cuda.h, by its number."""
 
     def set_blocking(self, device: int) -> bool:
-        """Have a thread that waits for this GPU sleep, and not spin.
+        """Have a thread that waits for this GPU sleep, and not spin, unless another of this process uses it already.
 
         Returns:
-            False where that is not to be had: another of this process chose before, or the binding cannot say it.
+            False where that is not to be had: the other chose otherwise, or the binding cannot say it.
         """
 
     def retain_context(self, device: int) -> int:
@@ -191,7 +191,7 @@ LOST = frozenset(
     f"CUDA_ERROR_{name}"
     for name in (
         "DEINITIALIZED", "ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTEXT_IS_DESTROYED", "ILLEGAL_ADDRESS",
-        "LAUNCH_OUT_OF_RESOURCES", "LAUNCH_TIMEOUT", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION",
+        "LAUNCH_TIMEOUT", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION",
         "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "LAUNCH_FAILED", "TENSOR_MEMORY_LEAK",
         "EXTERNAL_DEVICE", "CONTAINED", "MPS_CLIENT_TERMINATED", "MPS_RPC_FAILURE", "UNKNOWN",
     )

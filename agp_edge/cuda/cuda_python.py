@@ -52,11 +52,12 @@ class _CudaPython:
         return int(self._call("cuDeviceGetAttribute", self._driver.CUdevice_attribute(attribute), device))
 
     def set_blocking(self, device: int) -> bool:
-        function, flag = "cuDevicePrimaryCtxSetFlags", self._driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
-        code, _ = self._ask(function, device, int(flag))
-        if code.name == "CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE":
-            return False
-        self._check(function, code)
+        flag = int(self._driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC)
+        flags, active = self._call("cuDevicePrimaryCtxGetState", device)
+        if active:
+            # A driver would change under another's feet how its threads wait.
+            return bool(flags & flag)
+        self._call("cuDevicePrimaryCtxSetFlags", device, flag)
         return True
 
     def retain_context(self, device: int) -> int:

@@ -27,6 +27,9 @@ class _Here(threading.local):
 
 _here = _Here()
 
+_kept: set[int] = set()
+"""Devices, as the driver has them, whose context stays until the process ends."""
+
 
 class Device(Resource):
     """A GPU whose primary context is held, and current in each thread that uses it.
@@ -83,6 +86,16 @@ class Device(Resource):
     def memory(self) -> tuple[int, int]:
         """Bytes of its memory now, as (free, total)."""
         return self.ask(self.driver.memory_info)
+
+    def keep(self) -> None:
+        """Have the context stay until the process ends, for libraries that use it by themselves.
+
+        With the last that holds it a driver takes it down, and what CUDA's runtime inside a library has loaded there goes with it,
+        which the library does not hear of: its next engine would be told CUDA_ERROR_CONTEXT_IS_DESTROYED.
+        """
+        if self._device not in _kept:
+            self.ask(self.driver.retain_context, self._device)
+            _kept.add(self._device)
 
     def use(self) -> None:
         """Make its context the calling thread's, as libraries expect it that are called without one."""

@@ -15,7 +15,7 @@ class Event(Resource):
     Args:
         device: whose; it must outlive this.
         timing: whether it keeps the time, which costs a little.
-        sleeps: whether a thread that waits for it sleeps; else it waits as the device's context says.
+        sleeps: whether a thread that waits for it sleeps; else it spins.
     """
 
     def __init__(self, device: Device, *, timing: bool = False, sleeps: bool = True) -> None:

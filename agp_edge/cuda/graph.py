@@ -8,7 +8,7 @@ from collections.abc import Callable
 from agp_edge.cuda.base import CaptureError, Resource
 from agp_edge.cuda.device import Device
 from agp_edge.cuda.stream import Stream
-from agp_edge.errors import AgpEdgeError
+from agp_edge.errors import AgpEdgeError, DeviceLostError
 
 
 class Graph(Resource):
@@ -41,9 +41,9 @@ class Graph(Resource):
             with contextlib.suppress(AgpEdgeError):
                 device.release(driver.destroy_capture, device.ask(driver.end_capture, stream.handle))
             raise
-        capture = device.ask(driver.end_capture, stream.handle)
+        capture = _ask(device, driver.end_capture, stream.handle)
         try:
-            self._handle = device.ask(driver.instantiate_graph, capture)
+            self._handle = _ask(device, driver.instantiate_graph, capture)
         except BaseException:
             device.release(driver.destroy_capture, capture)
             raise
@@ -68,3 +68,14 @@ class Graph(Resource):
 
     def _free(self) -> None:
         self._device.release(self._device.driver.destroy_graph, self._handle)
+
+
+def _ask(device: Device, call: Callable[[int], int], handle: int) -> int:
+    """Whatever the driver has against a graph, what the graph is of can still be queued; a lost device is lost."""
+    try:
+        return device.ask(call, handle)
+    except DeviceLostError:
+        raise
+    except AgpEdgeError as error:
+        what = error.what
+    raise CaptureError(what, "run without CUDA graphs: --no-cuda-graphs")

@@ -137,7 +137,7 @@ def check_bindings(site: Site, gpu: Check, answer: Answer) -> Check:
         return Check(name, "not here", "needs an NVIDIA GPU")
     limit = answer.get("cuda") if isinstance(answer, dict) else None
     # One release for each major version of CUDA; the extra takes the newest.
-    wanted = "cuda-bindings>=12.9,<13" if _is_cuda_12(limit) else "agp-edge[cuda]"
+    wanted = "cuda-bindings>=12.9.1,<13" if _is_cuda_12(limit) else "agp-edge[cuda]"
     return Check(name, "missing", "needed to run TensorRT engines: cuda-bindings", f"pip install '{wanted}'")
 
 

@@ -24,7 +24,7 @@ from agp_edge.errors import DeviceLostError, InputError, WorkStoppedError
 from agp_edge.frame import FrameSpec
 
 SCORE, MAP = "score", "anomaly_map"
-WARM_UP_RUNS, TIMED_RUNS = 3, 11
+WARM_UP_RUNS, TIMED_RUNS = 3, 15
 """Before a slot is used, and of each kind of memory where the faster one is looked for."""
 
 
@@ -134,7 +134,7 @@ class GpuSlots(Resource):
         self._trial_ms: dict[str, float] = {}
         self._graphs_refused = graphs_refused if options.cuda_graphs else "they were not wanted"
         with contextlib.ExitStack() as held:
-            self._mapped = self._choose_memory(device, frame, shapes, runs[0], options)
+            self._mapped = self._choose_memory(device, frame, shapes, runs, options)
             sleeps = not options.spin_wait
             self.slots = tuple(
                 GpuSlot(device, streams, frame, shapes, run, held, mapped=self._mapped, sleeps=sleeps)
@@ -145,8 +145,8 @@ class GpuSlots(Resource):
             held.callback(streams.settle)
             for slot in self.slots:
                 slot.warm_up()
-                if self._graphs_refused is None and not slot.captures_itself:
-                    self._graphs_refused = slot.capture(graphs)
+            if self._graphs_refused is None:
+                self._graphs_refused = _capture(self.slots, graphs)
             self._held = held.pop_all()
 
     @property
@@ -167,7 +167,7 @@ class GpuSlots(Resource):
         return facts
 
     def _choose_memory(
-        self, device: Device, frame: FrameSpec, shapes: Shapes, run: Run, options: RunOptions
+        self, device: Device, frame: FrameSpec, shapes: Shapes, runs: Sequence[Run], options: RunOptions
     ) -> bool:
         """Whether the device is to use the host's memory."""
         if options.memory == "mapped" and not device.maps_host_memory:
@@ -176,28 +176,69 @@ class GpuSlots(Resource):
             )
         if options.memory != "auto" or not (device.integrated and device.maps_host_memory):
             return options.memory == "mapped"
-        for name in ("pinned", "mapped"):
-            self._trial_ms[name] = self._time(device, frame, shapes, run, mapped=name == "mapped")
-        return self._trial_ms["mapped"] <= self._trial_ms["pinned"]
+        if len(runs) < 2:
+            return True
+        self._trial_ms = self._try_both(device, frame, shapes, runs)
+        return self._trial_ms["mapped"] < self._trial_ms["pinned"]
 
-    def _time(self, device: Device, frame: FrameSpec, shapes: Shapes, run: Run, *, mapped: bool) -> float:
-        """Milliseconds that a batch takes from the host's memory to its scores, by the median."""
+    def _try_both(
+        self, device: Device, frame: FrameSpec, shapes: Shapes, runs: Sequence[Run]
+    ) -> dict[str, float]:
+        """Milliseconds that a batch takes from the host's memory to its scores, by the median, in the form that it will run in.
+
+        They take turns, so that a clock that is still rising is none's advantage; each has a run of its own, since a graph is of the
+        addresses that its run had.
+        """
+        black = np.zeros((frame.batch, *frame.shape), np.uint8)
+        times: dict[str, list[float]] = {"pinned": [], "mapped": []}
         with contextlib.ExitStack() as held:
-            slot = GpuSlot(device, self._streams, frame, shapes, run, held, mapped=mapped, sleeps=False)
+            slots = [
+                GpuSlot(
+                    device, self._streams, frame, shapes, run, held, mapped=name == "mapped", sleeps=False
+                )
+                for name, run in zip(times, runs, strict=False)
+            ]
+            graphs = held.enter_context(contextlib.ExitStack())
             held.callback(self._streams.settle)
-            black = np.zeros((frame.batch, *frame.shape), np.uint8)
-            times = []
-            for _ in range(WARM_UP_RUNS + TIMED_RUNS):
-                begin = time.perf_counter()
-                slot.submit(black)
-                slot.wait()
-                times.append((time.perf_counter() - begin) * 1e3)
-        return statistics.median(times[WARM_UP_RUNS:])
+            for slot in slots:
+                slot.warm_up()
+            if self._graphs_refused is None:
+                _capture(slots, graphs)
+            for _ in range(TIMED_RUNS):
+                for slot, taken in zip(slots, times.values(), strict=True):
+                    begin = time.perf_counter()
+                    slot.submit(black)
+                    slot.wait()
+                    taken.append((time.perf_counter() - begin) * 1e3)
+        return {name: statistics.median(taken) for name, taken in times.items()}
 
     def _free(self) -> None:
         for slot in self.slots:
             slot.retire()
         self._held.close()
+
+
+def _capture(slots: Sequence[GpuSlot], graphs: contextlib.ExitStack) -> str | None:
+    """Make each slot's run a graph, or that of none.
+
+    Args:
+        slots: warmed up.
+        graphs: what closes the graphs.
+
+    Returns:
+        Why there are none; None where there are, or where the library makes its own.
+    """
+    for slot in slots:
+        refused = None if slot.captures_itself else slot.capture(graphs)
+        if refused is not None:
+            for other in slots:
+                other.forget_graph()
+            graphs.close()
+            # That they can still be queued is seen now, and not at the first frame.
+            for other in slots:
+                other.warm_up()
+            return refused
+    return None
 
 
 class Streams(Resource):
@@ -278,9 +319,12 @@ class GpuSlot(Slot):
             self._bring += (arrived.prepare_record(streams.inward), arrived.prepare_hold(streams.compute))
         self._compute: Calls = (self._queue_run, *score.copies_out(streams.compute))
         self._end = (done.prepare_record(streams.compute),)
-        self._for_a_frame = (*self._bring, *self._compute, *self._end)
+        self.forget_graph()
         self._wait_for_it = done.prepare_synchronize()
         self._fetch_map = anomaly_map.copies_out(streams.outward)
+        if self._fetch_map:
+            fetched = held.enter_context(Event(device, sleeps=sleeps))
+            self._fetch_map += (fetched.prepare_record(streams.outward), fetched.prepare_synchronize())
         self._under_way = self._map_is_here = self._retired = False
 
     def retire(self) -> None:
@@ -310,8 +354,16 @@ class GpuSlot(Slot):
             raise
         except (CaptureError, WorkStoppedError) as error:
             return error.what
-        self._for_a_frame = (*self._bring, graph.prepare_launch(compute), *self._end)
+        launch = graph.prepare_launch(compute)
+        # What it takes to bring it to the GPU is paid now, and not by the first frame.
+        launch()
+        compute.synchronize()
+        self._for_a_frame = (*self._bring, launch, *self._end)
         return None
+
+    def forget_graph(self) -> None:
+        """Queue the run call by call again."""
+        self._for_a_frame = (*self._bring, *self._compute, *self._end)
 
     def _queue_compute(self) -> None:
         for call in self._compute:
@@ -351,6 +403,5 @@ class GpuSlot(Slot):
         if not self._map_is_here:
             for call in self._fetch_map:
                 call()
-                self._streams.outward.synchronize()
             self._map_is_here = True
         return self._map

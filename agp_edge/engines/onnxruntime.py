@@ -7,6 +7,7 @@ which provider: an engine for CUDA is refused where CUDA is not, and never run o
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import platform
@@ -82,6 +83,10 @@ def _make_session(
         ArtefactError: ONNX Runtime leaves the provider out, as where CUDA's libraries do not load.
     """
     chosen: Any = (CUDA, {**CUDA_SETTINGS, **settings}) if provider == CUDA else provider
+    if provider == CUDA and hasattr(import_onnxruntime(), "preload_dlls"):
+        # CUDA's libraries from pip are found by nobody else; of those that it does not find it prints.
+        with contextlib.redirect_stdout(io.StringIO()):
+            import_onnxruntime().preload_dlls()
     # Its fall-back tries the same provider once more, or the CPU instead, and prints about that on stdout.
     session = import_onnxruntime().InferenceSession(model, options, providers=[chosen], enable_fallback=False)
     if provider not in session.get_providers():
@@ -252,8 +257,7 @@ class OnnxRuntimeSession(Session):
                 f"for {self.frame.batch} frames",
                 REBUILD,
             )
-        # Copies: the runtime's own memory may be read-only.
-        return {"score": score.copy(), "anomaly_map": anomaly_map.copy()}
+        return {"score": score, "anomaly_map": anomaly_map}
 
     @property
     def _open(self) -> Loaded:

@@ -60,6 +60,7 @@ class OnnxRuntimeGpuSession(Session):
         self.precision = precision
         with contextlib.ExitStack() as held:
             self._device = held.enter_context(open_device())
+            self._device.keep()
             free, _ = self._device.memory
             streams = held.enter_context(Streams(self._device))
             settings = {"user_compute_stream": str(streams.compute.handle)}
@@ -76,19 +77,24 @@ class OnnxRuntimeGpuSession(Session):
             ids = itertools.count(1) if refused is None and options.cuda_graphs else None
             ort = import_onnxruntime()
             runs = [
-                GpuRun(
-                    loaded.session,
-                    ort.RunOptions(),
-                    place,
-                    loaded.shapes,
-                    loaded.entry,
-                    ids,
-                    loaded.translated,
+                held.enter_context(
+                    GpuRun(
+                        loaded.session,
+                        ort.RunOptions(),
+                        place,
+                        loaded.shapes,
+                        loaded.entry,
+                        ids,
+                        loaded.translated,
+                    )
                 )
                 for _ in range(options.slots)
             ]
+            shapes = loaded.shapes
+            # Its owners are the runs now: it goes with them, before the stream that it computes in.
+            del loaded
             self._gpu_slots = held.enter_context(
-                GpuSlots(self._device, streams, frame, loaded.shapes, runs, options, refused)
+                GpuSlots(self._device, streams, frame, shapes, runs, options, refused)
             )
             self._device_memory_bytes = max(0, free - self._device.memory[0])
             self._held = held.pop_all()

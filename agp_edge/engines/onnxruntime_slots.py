@@ -7,6 +7,7 @@ their stream.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from agp_edge.cuda import Resource
 from agp_edge.engines.gpu_slots import Shapes
 from agp_edge.engines.slots import Batch, Frames, Slot
 from agp_edge.frame import FrameSpec
+
+CACHE_LINE = 64
 
 Translated = Callable[[], contextlib.AbstractContextManager[None]]
 """Makes the block in which an error of ONNX Runtime's becomes one of ours."""
@@ -29,7 +32,7 @@ class CpuSlot(Slot):
         frame: what the graph takes.
         session: ONNX Runtime's.
         entry: name of the graph's input.
-        outputs: `score` and `anomaly_map` as a first run gave them: memory of their shapes.
+        outputs: `score` and `anomaly_map` as a first run gave them, for their shapes.
         translated: see `Translated`.
     """
 
@@ -46,9 +49,10 @@ class CpuSlot(Slot):
         self._entry = entry
         self._translated = translated
         self._batch = Batch(frame)
-        self._score, self._map = outputs["score"], outputs["anomaly_map"]
+        places = {name: _aligned(array.shape) for name, array in outputs.items()}
+        self._score, self._map = places["score"], places["anomaly_map"]
         self._binding = session.io_binding()
-        for name, array in outputs.items():
+        for name, array in places.items():
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         self._computed = True
 
@@ -68,6 +72,14 @@ class CpuSlot(Slot):
     def _anomaly_map(self) -> NDArray[np.float32]:
         self._wait()
         return self._map
+
+
+def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Memory that begins with a cache line, as the runtime's own does: elsewhere its kernels write more slowly."""
+    size = 4 * math.prod(shape)
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    begin = -memory.ctypes.data % CACHE_LINE
+    return memory[begin : begin + size].view(np.float32).reshape(shape)
 
 
 class GpuRun(Resource):

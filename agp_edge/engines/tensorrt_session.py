@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 BUILD_AGAIN = "build it again on this machine: agp-edge build-engine BUNDLE"
+DLA_GRAPHS = "a plan for the DLA is not captured"
+"""Why: users report that it fails or stalls (NVIDIA/TensorRT issue 3524)."""
 TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FLOAT": np.dtype(np.float32)}
 """TensorRT's name of a type -> numpy's, of the tensors of our interface."""
 
@@ -93,6 +95,7 @@ class TensorRTSession(Session):
         with contextlib.ExitStack() as held:
             # Before any object of TensorRT is made: without a driver that can end the process.
             self._device = held.enter_context(open_device())
+            self._device.keep()
             free, _ = self._device.memory
             streams = held.enter_context(Streams(self._device))
             # What is entered last is closed first. TensorRT's own memory is used by what it makes, so it goes after that.
@@ -103,7 +106,15 @@ class TensorRTSession(Session):
             shapes = self._shapes(module, plan)
             runs = self._make_runs(scratch, held)
             self._gpu_slots = held.enter_context(
-                GpuSlots(self._device, streams, self.frame, shapes, runs, options)
+                GpuSlots(
+                    self._device,
+                    streams,
+                    self.frame,
+                    shapes,
+                    runs,
+                    options,
+                    DLA_GRAPHS if core is not None else None,
+                )
             )
             self._device_memory_bytes = max(0, free - self._device.memory[0])
             self._held = held.pop_all()

@@ -18,7 +18,7 @@ enum { COPY, WORK, MARK, WAIT };
 typedef struct { int kind, done; address stream, target, source; size_t size; void (*work)(void); long number; } job;
 
 enum { DEVICE, HOST, STREAM, EVENT, TEMPLATE, GRAPH, MOST = 512, IN_A_GRAPH = 16, CONTEXT = 0xC0 };
-enum { OUT_OF_MEMORY = 2, INVALID_VALUE = 1, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, ACTIVE = 708 };
+enum { OUT_OF_MEMORY = 2, INVALID_VALUE = 1, INVALID_CONTEXT = 201, INVALID_HANDLE = 400 };
 enum { CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
 
 typedef struct { unsigned flags; long number; address stream; } event;
@@ -63,6 +63,9 @@ void stand_in_fail(int n, int times, int code, int sticky) {
     failing_code = code;
     failing_sticky = sticky;
 }
+
+/* As if nothing had failed. */
+void stand_in_recover(void) { failing_in = lost = 0; }
 
 /* What is captured from now on turns out not to fit in a graph. */
 void stand_in_refuse_graphs(void) { no_graphs = 1; }
@@ -241,11 +244,18 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     return enter("cuDeviceGetAttribute");
 }
 
+/* Where another made the context its threads spin, CU_CTX_SCHED_SPIN. */
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *is_active) {
+    ONE_AT_A_TIME;
+    *is_active = active || retained;
+    *flags = active ? 1 : retained ? 4 : 0;
+    return enter("cuDevicePrimaryCtxGetState");
+}
+
 int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned flags) {
     ONE_AT_A_TIME;
-    int code = enter("cuDevicePrimaryCtxSetFlags");
-    if (flags != 4) wrong++;
-    return code ? code : active ? ACTIVE : 0;
+    if (flags != 4 || active || retained) wrong++;
+    return enter("cuDevicePrimaryCtxSetFlags");
 }
 
 int cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -495,7 +505,7 @@ int cuGetProcAddress_v2(const char *asked, void **given, int version, address fl
 static void *look_up(const char *asked) {
     OFFER(cuInit) OFFER(cuDriverGetVersion) OFFER(cuDeviceGetCount) OFFER(cuDeviceGet) OFFER(cuDeviceGetName)
     OFFER(cuDeviceGetAttribute) OFFER_2(cuDevicePrimaryCtxSetFlags) OFFER(cuDevicePrimaryCtxRetain)
-    OFFER_2(cuDevicePrimaryCtxRelease) OFFER(cuCtxSetCurrent) OFFER_2(cuMemGetInfo) OFFER_2(cuMemAlloc)
+    OFFER(cuDevicePrimaryCtxGetState) OFFER_2(cuDevicePrimaryCtxRelease) OFFER(cuCtxSetCurrent) OFFER_2(cuMemGetInfo) OFFER_2(cuMemAlloc)
     OFFER_2(cuMemFree) OFFER(cuMemHostAlloc) OFFER(cuMemFreeHost) OFFER(cuStreamCreate) OFFER_2(cuStreamDestroy)
     OFFER_2(cuMemcpyHtoDAsync) OFFER_2(cuMemcpyDtoHAsync) OFFER(cuStreamSynchronize) OFFER(cuGetErrorString)
     OFFER_2(cuGetProcAddress) OFFER_2(cuMemHostGetDevicePointer) OFFER(cuEventCreate) OFFER_2(cuEventDestroy)

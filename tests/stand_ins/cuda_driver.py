@@ -7,6 +7,7 @@ GPU it shows nothing.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from agp_edge.cuda import BINDING_VARIABLE
+from agp_edge.cuda import BINDING_VARIABLE, load_driver
+from agp_edge.cuda.device import _kept
+from agp_edge.errors import AgpEdgeError
 from tests.stand_ins import pycuda_build
 
 SOURCE = Path(__file__).with_name("cuda_driver.c")
@@ -130,6 +133,11 @@ class StandIn:
         self, devices: int = 1, *, integrated: bool = False, active: bool = False, maps: bool = True
     ) -> None:
         """Begin anew, as another driver."""
+        self._library.stand_in_recover()
+        while _kept:
+            # What is kept for a process is let go of here, so that each check begins as a process does.
+            with contextlib.suppress(AgpEdgeError):
+                load_driver().release_context(_kept.pop())
         self._library.stand_in_reset(devices, integrated, active, maps)
 
     def fail(self, number: int, code: int, *, times: int = 1, sticky: bool = False) -> None:
@@ -171,5 +179,7 @@ class StandIn:
         self._library.stand_in_misuse()
 
     def check(self) -> None:
-        """Nothing is left, and nothing was done wrong: freed twice, used without context, freed while in use."""
-        assert (self._library.stand_in_live(), self._library.stand_in_wrong()) == (0, 0), self.calls()
+        """Nothing is left but contexts that are kept, and nothing was done wrong: freed twice, used without context or while freed."""
+        # Of a lost device pycuda lets go of what is kept, too.
+        assert self._library.stand_in_live() <= len(_kept), self.calls()
+        assert self._library.stand_in_wrong() == 0, self.calls()

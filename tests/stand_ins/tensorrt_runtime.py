@@ -71,7 +71,7 @@ def write_plan(
 
     Args:
         frame: (N, H, W, C).
-        fault: the call that fails; `execute-4` is a context's fourth run. `idle` runs and does nothing.
+        fault: the call that fails; `execute-4` is every context's fourth run, `capture-3` that of the third. `idle` runs and does nothing.
         scratch: bytes of the device that it computes in.
         change: is given the tensors by name, to spoil them.
     """
@@ -135,6 +135,7 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
         def __init__(self, parent: Runtime, plan: Any) -> None:
             super().__init__(parent)
             self.plan = plan
+            self.contexts = 0
             self.tensors: dict[str, Any] = plan["tensors"]
             self.num_io_tensors = len(self.tensors)
 
@@ -181,6 +182,8 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
             self.at: dict[str, int] = {}
             self.scratch = (0, 0)
             self.runs = 0
+            parent.contexts += 1
+            self.number = parent.contexts
 
         def set_device_memory(self, memory: int, size: int) -> None:
             self.scratch = (memory, size)
@@ -193,7 +196,12 @@ def make_module(driver: StandIn, **attributes: Any) -> types.ModuleType:
         def execute_async_v3(self, stream_handle: int) -> bool:
             driver.note("execute")
             self.runs += 1
-            if self.parent.plan["fault"] in ("execute", f"execute-{self.runs}"):
+            faults = [
+                "execute",
+                f"execute-{self.runs}",
+                f"capture-{self.number}" if self.runs == 4 else "execute",
+            ]
+            if self.parent.plan["fault"] in faults:
                 self.parent.parent.logger.log(Severity.ERROR, f"run {self.runs}: the shapes are not set")
                 return False
             # Queued work does not keep its context: that is the session's to do. But the addresses are those of now.

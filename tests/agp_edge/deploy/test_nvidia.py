@@ -139,7 +139,7 @@ def test_the_runtime_of_a_wheel_counts(tmp_path: Path, installed: dict[str, str]
 
 def test_python_s_bindings(tmp_path: Path, installed: dict[str, str]) -> None:
     orin, pc = site(tmp_path / "orin", ORIN), site(tmp_path / "pc", RTX)
-    assert check_bindings(orin, GPU, ORIN_GPU).remedy == "pip install 'cuda-bindings>=12.9,<13'"
+    assert check_bindings(orin, GPU, ORIN_GPU).remedy == "pip install 'cuda-bindings>=12.9.1,<13'"
     assert check_bindings(pc, GPU, A2000).remedy == "pip install 'agp-edge[cuda]'"
     assert check_bindings(pc, NO_GPU, None).state == "not here"
 
