@@ -117,9 +117,9 @@ class Session(ABC):
         frame = self.frame
         if frame.any_size and frames.ndim == 4:
             frame = frame.of_size(frames.shape[2], frames.shape[1])
-        if frames.ndim != 4 or frames.shape[1:] != frame.shape or frames.dtype != np.uint8:
+        if not len(frames) or frames.ndim != 4 or frames.shape[1:] != frame.shape or frames.dtype != np.uint8:
             raise InputError(
-                f"expected frames of [N, {', '.join(map(str, self.frame.shape))}] uint8, "
+                f"expected frames of [N, {', '.join(map(str, self.frame.shape))}] uint8, N from 1, "
                 f"got {list(frames.shape)} {frames.dtype}",
                 f"give frames of {self.frame}, or export again with --frame-size",
             )

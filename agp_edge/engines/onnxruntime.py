@@ -7,6 +7,7 @@ which provider: an engine for CUDA is refused where CUDA is not, and never run o
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -14,9 +15,8 @@ import platform
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +154,10 @@ class Loaded:
     shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
     where: str
 
-    def translated(self) -> contextlib.AbstractContextManager[None]:
-        """Around a run: an error of ONNX Runtime's becomes one of ours."""
-        return _translated(f"fails in {self.where}", REBUILD)
+    @property
+    def translated(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """Goes around a run: an error of ONNX Runtime's becomes one of ours. It does not keep the session."""
+        return functools.partial(_translated, f"fails in {self.where}", REBUILD)
 
 
 def load_graph(
@@ -239,7 +240,7 @@ class OnnxRuntimeSession(Session):
         self.precision = precision
         self._loaded: Loaded | None = load_graph(model, data, frame, threads)
 
-    @cached_property
+    @functools.cached_property
     def slots(self) -> tuple[Slot, ...]:
         """See `Session.slots`: one, since the CPU that brings the frames is the one that computes."""
         outputs = self._first_outputs()

@@ -1,8 +1,9 @@
 """A graph in ONNX Runtime on a GPU: its CUDA provider, in our stream, over our memory.
 
-It makes its own CUDA graphs, of graphs that are on the GPU as a whole, for each thread that runs them. A replayed one is waited
-for inside the call (onnxruntime's pull request 28686 would change that), so that neighbouring frames overlap less than they
-could. The project has not run this on a GPU; that tensors go in and out by their addresses is tried on the CPU provider.
+It makes its own CUDA graphs, of graphs that are on the GPU as a whole, for each thread that runs them; while it does, no other
+thread may allocate on the GPU. Versions before pull request 28686 of onnxruntime wait for a replayed graph inside the call, so
+that neighbouring frames overlap less than they could. The project has not run this on a GPU; that tensors go in and out by
+their addresses is tried on the CPU provider.
 """
 
 from __future__ import annotations

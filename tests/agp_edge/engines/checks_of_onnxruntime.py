@@ -6,6 +6,7 @@ GPU's. It computes at once and not in the stream: only mapped memory, where ther
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from agp_edge.engines import RunOptions
+from agp_edge.engines.gpu_slots import GpuSlot
 from agp_edge.engines.onnxruntime_gpu import OnnxRuntimeGpuSession
 from agp_edge.errors import ArtefactError
 from agp_edge.frame import FrameSpec
@@ -73,7 +75,12 @@ def test_a_graph_that_it_does_not_load_leaves_nothing(driver: StandIn, tmp_path:
 def test_a_closed_session_takes_nothing(driver: StandIn, tiny_model: Path) -> None:
     session = open_graph(tiny_model)
     slot = session.slots[0]
+    assert isinstance(slot, GpuSlot)
+    runtime = weakref.ref(slot._run._session)  # type: ignore[attr-defined]
     session.close()
     session.close()
     with pytest.raises(ValueError, match="is closed"):
         slot.submit(draw(1))
+    with pytest.raises(ValueError, match="GpuRun is closed"):
+        slot._run.queue(0)
+    assert runtime() is None, "ONNX Runtime would go after the stream that it computes in"

@@ -130,8 +130,10 @@ def test_score_says_what_infer_says(open_session: Open, count: int) -> None:
     session = open_session(BATCHED)
     frames = draw(count)
     np.testing.assert_array_equal(session.score(frames), session.infer(frames).score)
-    with pytest.raises(InputError, match="expected frames of"):
-        session.score(frames[:, :40])
+    for wrong in (frames[:, :40], frames[:0]):
+        for ask in (session.score, session.infer):
+            with pytest.raises(InputError, match="expected frames of"):
+                ask(wrong)
 
 
 def test_a_run_that_takes_any_size_has_no_slots() -> None:
