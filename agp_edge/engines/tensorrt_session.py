@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agp_edge.cuda import DeviceMemory, Resource, load_driver, open_device
+from agp_edge.cuda import Device, DeviceMemory, Resource, load_driver
 from agp_edge.dla import why_no_dla
-from agp_edge.engines.base import Inference, Session, infer_in
 from agp_edge.engines.gpu import Gpu
-from agp_edge.engines.gpu_slots import GpuSlots, Run, Shapes, Streams
+from agp_edge.engines.gpu_session import GpuSession, Loaded
+from agp_edge.engines.gpu_slots import Shapes, Streams
 from agp_edge.engines.run_options import RUN_AS_USUAL, RunOptions
 from agp_edge.engines.sidecar import Sidecar
-from agp_edge.engines.slots import Slot
 from agp_edge.engines.tensorrt_callbacks import ErrorLog
 from agp_edge.engines.tensorrt_network import Tensor, check_tensors
 from agp_edge.errors import ArtefactError, MissingExtraError, WorkStoppedError
@@ -60,7 +57,7 @@ def why_not_run(gpus: list[Gpu], no_gpu: str, targets: list[str]) -> str | None:
     return None
 
 
-class TensorRTSession(Session):
+class TensorRTSession(GpuSession):
     """A plan on the first GPU that is here.
 
     Args:
@@ -72,10 +69,7 @@ class TensorRTSession(Session):
         options: how to run.
 
     Raises:
-        InputError: mapped memory was asked for and the GPU maps none.
-        MissingExtraError: no binding of CUDA is installed.
-        ArtefactError: no GPU, too little memory on it, or a plan that TensorRT does not take or that is none of ours.
-        DeviceLostError: the GPU failed.
+        InputError, MissingExtraError, ArtefactError, DeviceLostError: as `GpuSession`.
     """
 
     def __init__(
@@ -87,76 +81,38 @@ class TensorRTSession(Session):
         data: bytes | None = None,
         options: RunOptions = RUN_AS_USUAL,
     ) -> None:
-        self.frame = sidecar.frame
-        self.precision = sidecar.precision
-        self._library = f"{title} {module.__version__}"
-        self._options = options
-        core = _dla_core(plan, sidecar.device)
-        with contextlib.ExitStack() as held:
-            # Before any object of TensorRT is made: without a driver that can end the process.
-            self._device = held.enter_context(open_device())
-            self._device.keep()
-            free, _ = self._device.memory
-            streams = held.enter_context(Streams(self._device))
-            # What is entered last is closed first. TensorRT's own memory is used by what it makes, so it goes after that.
-            scratch = held.enter_context(contextlib.ExitStack())
-            self._plan = held.enter_context(
-                _Plan(module, self._library, plan, plan.read_bytes() if data is None else data, core)
-            )
-            shapes = self._shapes(module, plan)
-            runs = self._make_runs(scratch, held)
-            self._gpu_slots = held.enter_context(
-                GpuSlots(
-                    self._device,
-                    streams,
-                    self.frame,
-                    shapes,
-                    runs,
-                    options,
-                    DLA_GRAPHS if core is not None else None,
-                )
-            )
-            self._device_memory_bytes = max(0, free - self._device.memory[0])
-            self._held = held.pop_all()
+        self._module = module
+        self._file = plan
+        self._data = plan.read_bytes() if data is None else data
+        self._core = _dla_core(plan, sidecar.device)
+        super().__init__(sidecar.frame, sidecar.precision, f"{title} {module.__version__}", options)
 
-    def _shapes(self, module: ModuleType, plan: Path) -> Shapes:
+    def _load(
+        self, device: Device, streams: Streams, options: RunOptions, held: contextlib.ExitStack
+    ) -> Loaded:
+        # Memory that TensorRT computes in is used by what it makes, so it goes after that.
+        scratch = held.enter_context(contextlib.ExitStack())
+        plan = held.enter_context(_Plan(self._module, self._library, self._file, self._data, self._core))
+        # It is as large as the engine, and TensorRT has it now.
+        self._data = b""
+        shapes = self._shapes(plan)
+        size = plan.scratch_bytes
+        # They compute one after the other, and so in the same memory.
+        address = scratch.enter_context(DeviceMemory(device, size)).address if size else 0
+        runs = [held.enter_context(_PlanRun(plan, address)) for _ in range(options.slots)]
+        return Loaded(shapes, runs, DLA_GRAPHS if self._core is not None else None)
+
+    def _shapes(self, plan: _Plan) -> Shapes:
         """The plan's tensors, held against our interface and the sidecar's frame."""
-        inputs, outputs = self._plan.tensors()
-        check_tensors(module, inputs, outputs, f"engine {plan}", BUILD_AGAIN)
+        inputs, outputs = plan.tensors()
+        check_tensors(self._module, inputs, outputs, f"engine {self._file}", BUILD_AGAIN)
         expected = [self.frame.batch, *self.frame.shape]
         if inputs[0][2] != expected:
             raise ArtefactError(
-                f"engine {plan} takes frames of {inputs[0][2]}, its sidecar says {expected}", BUILD_AGAIN
+                f"engine {self._file} takes frames of {inputs[0][2]}, its sidecar says {expected}",
+                BUILD_AGAIN,
             )
         return {name: (TYPES[kind], tuple(shape)) for name, kind, shape in (*inputs, *outputs)}
-
-    def _make_runs(self, scratch: contextlib.ExitStack, held: contextlib.ExitStack) -> list[Run]:
-        """A context for each slot. They compute one after the other, and so in the same memory."""
-        size = self._plan.scratch_bytes
-        address = scratch.enter_context(DeviceMemory(self._device, size)).address if size else 0
-        return [held.enter_context(_PlanRun(self._plan, address)) for _ in range(self._options.slots)]
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """See `Session.slots`."""
-        return self._gpu_slots.slots
-
-    def _infer(self, frames: NDArray[np.uint8]) -> Inference:
-        return infer_in(self.slots[0], frames)
-
-    @property
-    def runtime(self) -> dict[str, Any]:
-        """See `Session.runtime`: a time of `infer` includes the map's way back."""
-        return {
-            "library": self._library,
-            "device": self._device.name,
-            **self._gpu_slots.runtime,
-            "device_memory_bytes": self._device_memory_bytes,
-        }
-
-    def close(self) -> None:
-        """Free the engine, then its memory, and let go of the GPU."""
-        self._held.close()
 
 
 class _Plan(Resource):
