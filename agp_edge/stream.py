@@ -23,6 +23,7 @@ from agp_edge.engines.slots import Slot
 from agp_edge.errors import AgpEdgeError, InputError
 from agp_edge.judging import JudgingEngine
 from agp_edge.latency import LatencyRecorder
+from agp_edge.machine import describe_machine
 from agp_edge.progress import Progress, silent
 from agp_edge.sinks import Judgement, Sink
 from agp_edge.sources.base import Frame, Source
@@ -148,6 +149,7 @@ class Stream:
         ]
         self._free = deque(engine.session.slots)
         self._runtime = engine.session.runtime
+        self._machine = describe_machine()
         self._under_way: deque[_Batch] = deque()
         self._refused: InputError | None = None
         self._taken = 0
@@ -198,7 +200,7 @@ class Stream:
     def summary(self) -> dict[str, Any]:
         """What happened: per source the counts and latency percentiles; `elapsed_ms` is the time of `run`.
 
-        `runtime` is that of the session, as it was when the stream was made.
+        `runtime` is that of the session, `machine` is the machine, as they were when the stream was made.
         """
         return {
             "engine": self._engine.id,
@@ -206,6 +208,7 @@ class Stream:
             "threshold": self._engine.judge.threshold,
             "provisional": self._engine.judge.provisional,
             "runtime": self._runtime,
+            "machine": self._machine,
             "elapsed_ms": round((self._ended - self._started) * 1000, 3),
             "sources": [line.summary() for line in self._lines],
         }
