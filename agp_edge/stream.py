@@ -28,7 +28,7 @@ from agp_edge.progress import Progress, silent
 from agp_edge.sinks import Judgement, Sink
 from agp_edge.sources.base import Frame, Source
 from agp_edge.sources.conform import conform
-from agp_edge.sources.reader import READ_AHEAD, Reader
+from agp_edge.sources.reader import LONGEST_CLOSE_S, READ_AHEAD, Reader
 from agp_edge.verdict import find_regions
 
 STAGES = ("capture", "queue", "transfer", "compute", "post", "total")
@@ -39,8 +39,6 @@ PROGRESS_INTERVAL_S = 0.1
 BATCH_WAIT_MS = 5.0
 """How long a frame waits for others to share a batch with: cameras of one trigger are apart by less."""
 LONGEST_BATCH_WAIT_MS = 1000.0
-LONGEST_CLOSE_S = 12.0
-"""Longer than a network camera's time-outs."""
 
 
 class _Line:

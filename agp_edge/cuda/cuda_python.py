@@ -167,16 +167,12 @@ class _CudaPython:
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """What a function of the driver gives beside its code: nothing, one value, or several."""
-        code, values = self._ask(function, *arguments)
-        self._check(function, code)
-        return values[0] if len(values) == 1 else values
-
-    def _ask(self, function: str, *arguments: Any) -> tuple[Any, list[Any]]:
         try:
             code, *values = getattr(self._driver, function)(*arguments)
         except (RuntimeError, ValueError, KeyError) as error:
             raise _translate(function, error) from error
-        return code, values
+        self._check(function, code)
+        return values[0] if len(values) == 1 else values
 
     def _check(self, function: str, code: Any) -> None:
         if int(code):

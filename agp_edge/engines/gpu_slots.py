@@ -140,13 +140,7 @@ class GpuSlots(Resource):
                 GpuSlot(device, streams, frame, shapes, run, held, mapped=self._mapped, sleeps=sleeps)
                 for run in runs
             )
-            graphs = held.enter_context(contextlib.ExitStack())
-            # Last in, so first out: nothing runs any more when it is freed.
-            held.callback(streams.settle)
-            for slot in self.slots:
-                slot.warm_up()
-            if self._graphs_refused is None:
-                self._graphs_refused = _capture(self.slots, graphs)
+            self._graphs_refused = self._get_ready(self.slots, held)
             self._held = held.pop_all()
 
     @property
@@ -198,12 +192,7 @@ class GpuSlots(Resource):
                 )
                 for name, run in zip(times, runs, strict=False)
             ]
-            graphs = held.enter_context(contextlib.ExitStack())
-            held.callback(self._streams.settle)
-            for slot in slots:
-                slot.warm_up()
-            if self._graphs_refused is None:
-                _capture(slots, graphs)
+            self._get_ready(slots, held)
             for _ in range(TIMED_RUNS):
                 for slot, taken in zip(slots, times.values(), strict=True):
                     begin = time.perf_counter()
@@ -211,6 +200,15 @@ class GpuSlots(Resource):
                     slot.wait()
                     taken.append((time.perf_counter() - begin) * 1e3)
         return {name: statistics.median(taken) for name, taken in times.items()}
+
+    def _get_ready(self, slots: Sequence[GpuSlot], held: contextlib.ExitStack) -> str | None:
+        """Warm slots up, and make graphs of their runs; why there are none, where there are none."""
+        graphs = held.enter_context(contextlib.ExitStack())
+        # Last in, so first out: nothing runs any more when it is freed.
+        held.callback(self._streams.settle)
+        for slot in slots:
+            slot.warm_up()
+        return _capture(slots, graphs) if self._graphs_refused is None else self._graphs_refused
 
     def _free(self) -> None:
         for slot in self.slots:

@@ -58,13 +58,17 @@ class OnnxRuntimeGpuSession(GpuSession):
         self, device: Device, streams: Streams, options: RunOptions, held: contextlib.ExitStack
     ) -> Loaded:
         settings = {"user_compute_stream": str(streams.compute.handle)}
-        refused: str | None = None if options.cuda_graphs else "they were not wanted"
-        if refused is None:
-            try:
-                return self._load_with({**settings, "enable_cuda_graph": "1"}, True, options.slots, held)
-            except ArtefactError as error:
-                refused = error.what
-        return self._load_with(settings, False, options.slots, held)._replace(graphs_refused=refused)
+        refused = None
+        try:
+            if options.cuda_graphs:
+                try:
+                    return self._load_with({**settings, "enable_cuda_graph": "1"}, True, options.slots, held)
+                except ArtefactError as error:
+                    refused = error.what
+            return self._load_with(settings, False, options.slots, held)._replace(graphs_refused=refused)
+        finally:
+            # As large as the graph, and ONNX Runtime has it now.
+            self._data = None
 
     def _load_with(
         self, settings: dict[str, str], graphs: bool, slots: int, held: contextlib.ExitStack

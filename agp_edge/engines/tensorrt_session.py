@@ -211,10 +211,9 @@ class _Plan(Resource):
         Raises:
             ArtefactError: TensorRT has no room for it.
         """
-        self._check_open()
+        self.begin()
         if not TYPE_CHECKING:
             trt = self._module
-        self._log.errors.clear()
         made = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if made is None:
             raise self.refused("has no room for")

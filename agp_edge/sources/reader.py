@@ -16,6 +16,9 @@ LONGEST_DELAY_S = 30.0
 REMIND_S = 60.0
 """What went wrong before is not said again at each try, but it is said this often that there are still tries."""
 
+LONGEST_CLOSE_S = 12.0
+"""Longer than a network camera's time-outs."""
+
 READ_AHEAD = 2
 """Frames of a file that wait decoded: enough that decoding and judging overlap."""
 
@@ -38,11 +41,11 @@ class Reader:
         on_event: told in one line of what befalls the source.
 
     Attributes:
-        captured, dropped, failed: frames; `failed` ones could not be read.
+        captured, dropped: frames; captured ones that could not be read are among them.
         reconnects: how often a lost source gave frames again.
         ended: there will be no more frames.
         error: what ended it, if that was no end of a file.
-        first_failure: the first of `failed`.
+        first_failure: why the first of those that could not be read could not.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Reader:
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.source = source
-        self.captured = self.dropped = self.failed = self.reconnects = 0
+        self.captured = self.dropped = self.reconnects = 0
         self.ended = False
         self.error: BaseException | None = None
         self.first_failure: InputError | None = None
@@ -113,8 +116,8 @@ class Reader:
         with self._changed:
             self._changed.notify_all()
 
-    def close(self, timeout_s: float = 12.0) -> None:
-        """End the thread and count what waited; longer than a network camera's time-outs it is not waited for."""
+    def close(self, timeout_s: float = LONGEST_CLOSE_S) -> None:
+        """End the thread and count what waited; longer than that time it is not waited for."""
         self.request_stop()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -217,7 +220,6 @@ class Reader:
         self.first_failure = self.first_failure or error
         with self._changed:
             self.captured += 1
-            self.failed += 1
         self._on_event(error.what)
 
     def _offer(self, frame: Frame) -> None:
@@ -226,16 +228,15 @@ class Reader:
                 if self._stop.is_set():
                     return
                 self.captured += 1
-                self.dropped += len(self._waiting)
-                since = self._waiting_since if self._waiting else None
-                self._waiting.clear()
             else:
-                since = None
                 self._changed.wait_for(lambda: len(self._waiting) < self._most or self._stop.is_set())
                 if self._stop.is_set():
                     return
             now = time.monotonic_ns()
             if not self._waiting:
-                self._waiting_since = now if since is None else since
+                self._waiting_since = now
+            if self.source.live:
+                self.dropped += len(self._waiting)
+                self._waiting.clear()
             self._waiting.append((frame, now))
             self._changed.notify_all()
