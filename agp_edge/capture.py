@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agp_edge.clock import utc
 from agp_edge.datasets.base import GOOD
 from agp_edge.datasets.images import IMAGE_SUFFIXES, read_image, write_png
 from agp_edge.errors import InputError, MissingExtraError
 from agp_edge.extras import import_cv2
 from agp_edge.progress import Progress, silent
-from agp_edge.sinks.base import utc
 from agp_edge.sources.base import Frame, Source
 
 HASH_SIDE = 16

@@ -154,7 +154,7 @@ class Stream:
         # One slot is that of the batch whose verdicts are written.
         self._live = any(source.live for source in sources)
         self._most_under_way = 1 if self._live else max(1, len(self._free) - 1)
-        self._all_maps = any(sink.needs_maps for sink in self._sinks)
+        self._all_maps = any(sink.wants == "pictures" for sink in self._sinks)
         self._turn = 0
         self._started = self._ended = time.monotonic()
         self._shown = 0.0

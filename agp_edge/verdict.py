@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -219,6 +219,10 @@ class Region:
     width: int
     height: int
     peak: float
+
+    def shifted(self, x: int, y: int) -> Region:
+        """The same, in pixels of a frame whose origin lies (x, y) before this one's."""
+        return replace(self, x=self.x + x, y=self.y + y) if x or y else self
 
     def as_list(self) -> list[float]:
         """[x, y, w, h, peak], as the verdict's JSON line has it."""

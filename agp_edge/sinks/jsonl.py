@@ -23,6 +23,8 @@ class JsonlSink(Sink):
         InputError: it cannot be written, or holds something else than JSON lines.
     """
 
+    name = "--jsonl"
+
     def __init__(self, target: str) -> None:
         self._path = Path("stdout" if target == "-" else target)
         self._file: BinaryIO | None = None

@@ -6,9 +6,10 @@ import contextlib
 import re
 from pathlib import Path
 
+from agp_edge.clock import utc
 from agp_edge.datasets.images import write_png
 from agp_edge.files import translate_write_errors, write_json
-from agp_edge.sinks.base import Judgement, Sink, utc
+from agp_edge.sinks.base import Judgement, Sink
 
 
 def file_stem(judgement: Judgement) -> str:
@@ -30,6 +31,9 @@ class RejectsSink(Sink):
         InputError: it cannot be made.
     """
 
+    name = "--rejects"
+    wants = "rejects"
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._judged = self._rejects = 0
@@ -42,6 +46,7 @@ class RejectsSink(Sink):
         self._judged += 1
         if judgement.verdict != "NG":
             return
+        assert judgement.pixels is not None, "a sink that wants rejects gets them"
         stem = file_stem(judgement)
         picture = judgement.annotated()
         write_png(self._folder / f"{stem}.png", judgement.pixels)

@@ -72,7 +72,8 @@ class VideoSink(Sink):
         DiskFullError: there is no room to begin.
     """
 
-    needs_maps = True
+    name = "--video"
+    wants = "pictures"
 
     def __init__(self, path: Path, size_wh: tuple[int, int], fps: float, source: str | None = None) -> None:
         cv2 = import_cv2("writing video")

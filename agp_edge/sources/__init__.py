@@ -5,13 +5,16 @@ from __future__ import annotations
 import glob
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from agp_edge.errors import InputError
+from agp_edge.secrets import expand_secrets
 from agp_edge.sources.base import Frame, Source
+from agp_edge.sources.options import AS_IT_IS, SourceOptions
 from agp_edge.sources.uri import redact, scheme_of
 
-__all__ = ["SOURCES", "Frame", "Source", "kind_of", "open_source", "redact"]
+__all__ = ["SOURCES", "Frame", "Source", "SourceOptions", "kind_of", "open_source", "redact"]
 
 SOURCES = {
     "v4l2": ("agp_edge.sources.v4l2", "V4l2Source"),
@@ -56,18 +59,22 @@ def kind_of(uri: str) -> str:
     return "video"
 
 
-def open_source(uri: str) -> Source:
+def open_source(uri: str, options: SourceOptions = AS_IT_IS) -> Source:
     """Make the source of a URI; nothing is opened yet.
 
     Args:
         uri: `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `rtsp://…`, `http://…` (MJPEG), a video file,
-            an image, a folder, a glob.
+            an image, a folder, a glob. `${NAME}` and `${file:PATH}` in it are secrets, see `agp_edge.secrets`.
+        options: what it is told; refused where it cannot heed it.
 
     Raises:
-        InputError: there is no such scheme, or the URI says too little.
+        InputError: there is no such scheme, the URI says too little, or an option means nothing to this kind.
     """
     if not uri:
         raise InputError("the source is empty", "give a camera's number, a path or a URI")
+    uri = expand_secrets(uri)
     module, name = SOURCES[kind_of(uri)]
-    source: Source = getattr(importlib.import_module(module), name)(uri)
-    return source
+    kind: type[Source] = getattr(importlib.import_module(module), name)
+    options.check(redact(uri), kind.takes)
+    make: Callable[[str, SourceOptions], Source] = kind
+    return make(uri, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,10 @@ class Source(Protocol):
         name: for logs and verdicts; a password in the URI is replaced.
         live: frames come whether they are read or not, so the newest wins; else nothing is dropped.
         fps: nominal frames a second; None where unknown, or before `open`.
+        takes: the attributes of `SourceOptions` that this kind heeds; a source is made of its URI and options.
     """
 
+    takes: ClassVar[frozenset[str]] = frozenset()
     name: str
     live: bool
     fps: float | None

@@ -6,6 +6,7 @@ from typing import Any
 
 from agp_edge.errors import InputError, SourceLostError
 from agp_edge.sources.opencv import OpenCvSource
+from agp_edge.sources.options import AS_IT_IS, SourceOptions
 
 
 def pipeline(sensor: int) -> str:
@@ -26,7 +27,7 @@ class CsiSource(OpenCvSource):
         InputError: no sensor number.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
         number = uri.removeprefix("csi://")
         if not number.isdigit():
             raise InputError(f"{uri!r} names no CSI sensor", "write its number, as in csi://0")

@@ -9,6 +9,7 @@ from pathlib import Path
 from agp_edge.datasets.images import IMAGE_SUFFIXES, read_image
 from agp_edge.errors import InputError
 from agp_edge.sources.base import Frame, Source
+from agp_edge.sources.options import AS_IT_IS, SourceOptions
 
 GLOB_CHARACTERS = frozenset("*?[")
 
@@ -46,7 +47,7 @@ class ImagesSource(Source):
         pattern: what `find_images` takes.
     """
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, options: SourceOptions = AS_IT_IS) -> None:
         self.name = pattern
         self.live = False
         self.fps = None

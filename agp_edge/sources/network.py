@@ -6,6 +6,7 @@ from typing import Any
 
 from agp_edge.errors import InputError, SourceLostError
 from agp_edge.sources.opencv import OpenCvSource
+from agp_edge.sources.options import AS_IT_IS, SourceOptions
 from agp_edge.sources.uri import escape_userinfo, redact
 
 OPEN_TIMEOUT_MS = 5000
@@ -19,7 +20,7 @@ class NetworkSource(OpenCvSource):
         uri: `rtsp://…`, `rtsps://…`, `http://…` or `https://…`; user and password may be in it.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
         self._uri = uri
         super().__init__(redact(uri), live=True)
 

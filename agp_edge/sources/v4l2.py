@@ -7,6 +7,7 @@ from typing import Any
 
 from agp_edge.errors import InputError
 from agp_edge.sources.opencv import OpenCvSource
+from agp_edge.sources.options import AS_IT_IS, SourceOptions
 
 
 class V4l2Source(OpenCvSource):
@@ -16,7 +17,7 @@ class V4l2Source(OpenCvSource):
         uri: `0`, `/dev/video0` or `v4l2:///dev/video0`.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
         path = uri.removeprefix("v4l2://")
         self._device = Path(f"/dev/video{path}" if path.isdigit() else path)
         super().__init__(str(self._device), live=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from agp_edge.errors import InputError
 from agp_edge.sources.opencv import OpenCvSource
+from agp_edge.sources.options import AS_IT_IS, SourceOptions
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 """What a file is called that is a video, in lower case; others are tried all the same."""
@@ -19,7 +20,7 @@ class VideoFileSource(OpenCvSource):
         path: the file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, options: SourceOptions = AS_IT_IS) -> None:
         self._path = Path(path)
         super().__init__(path, live=False)
 

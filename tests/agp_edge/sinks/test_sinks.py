@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agp_edge.clock import rfc3339_ms
 from agp_edge.datasets.images import read_image
 from agp_edge.errors import DiskFullError, InputError
 from agp_edge.sinks import Judgement, Sink
-from agp_edge.sinks.base import rfc3339_ms
 from agp_edge.sinks.jsonl import JsonlSink
 from agp_edge.sinks.rejects import RejectsSink
 from agp_edge.sinks.video import CODECS, RESERVE_BYTES, VideoSink
@@ -170,7 +170,7 @@ def test_a_reject_is_three_files_whose_names_sort_by_time(tmp_path: Path, judgem
 def test_a_full_disk_leaves_no_half_reject(small_disk: Callable[[str], Path], judgement: Judgement) -> None:
     folder = small_disk("128k")
     sink = RejectsSink(folder)
-    noise = np.random.default_rng(0).integers(0, 256, judgement.pixels.shape, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     assert fill(sink, (replace(judgement, pixels=noise, frame=i) for i in range(1000))) > 1
     for path in folder.glob("*.png"):
         read_image(path)
@@ -267,7 +267,7 @@ def test_a_video_on_a_full_disk_is_readable_up_to_there(
     path = folder / "line.webm"
     sink = VideoSink(path, (64, 48), 10)
     rng = np.random.default_rng(0)
-    shape = judgement.pixels.shape
+    shape = (48, 64, 3)
     pictures = (rng.integers(0, 256, shape, np.uint8) for _ in range(2000))
     fill(sink, (replace(judgement, pixels=pixels) for pixels in pictures))
     sink.close()

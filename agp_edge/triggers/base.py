@@ -1,0 +1,43 @@
+"""What everything that triggers has in common."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Fire(Protocol):
+    """Told of each trigger; safe from any thread, and returns at once."""
+
+    def __call__(self, part: str | None = None, source: str | None = None) -> int:
+        """A part lies before the camera.
+
+        Args:
+            part: its id, where the trigger has one.
+            source: the source's name; None for all.
+
+        Returns:
+            How many sources will have a frame judged.
+
+        Raises:
+            InputError: there is no such source, or the id is no id.
+        """
+
+
+class Trigger(Protocol):
+    """Something that says that a part lies before the camera.
+
+    Attributes:
+        name: its URL without any password.
+    """
+
+    name: str
+
+    def start(self, fire: Fire) -> None:
+        """Begin; what cannot be reached at first is tried again in its own thread.
+
+        Raises:
+            InputError: it can never work: a port that is taken, a line that is not there.
+        """
+
+    def close(self) -> None:
+        """End; safe to call twice."""
