@@ -80,12 +80,13 @@ class Control(Protocol):
             InputError: it is no number.
         """
 
-    def trigger(self, part: str | None = None, source: str | None = None) -> int:
-        """Have the next frame judged, of one source or of all; how many sources will.
+    def trigger(self, part: str | None = None, source: str | None = None, *, at_ns: int | None = None) -> int:
+        """Have the first frame judged that was captured after it, of one source or of all; how many sources will.
 
         Args:
             part: the part's id, for the verdict.
             source: a source's name; None for all.
+            at_ns: when it was triggered, on the monotonic clock (`time.monotonic_ns`). None is now.
 
         Raises:
             InputError: the stream waits for no trigger, there is no such source, or the id is too long.

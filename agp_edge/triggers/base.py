@@ -8,12 +8,15 @@ from typing import Protocol
 class Fire(Protocol):
     """Told of each trigger; safe from any thread, and returns at once."""
 
-    def __call__(self, part: str | None = None, source: str | None = None) -> int:
+    def __call__(
+        self, part: str | None = None, source: str | None = None, *, at_ns: int | None = None
+    ) -> int:
         """A part lies before the camera.
 
         Args:
             part: its id, where the trigger has one.
             source: the source's name; None for all.
+            at_ns: when it was triggered, on the monotonic clock: no frame from before is taken. None is now.
 
         Returns:
             How many sources will have a frame judged.
