@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from agp_edge.cli.console import check_json_target
+from agp_edge.errors import InputError
 
 if TYPE_CHECKING:
     from agp_edge.engines import RunOptions
+    from agp_edge.sources import SourceOptions
 
 
 def outside_bundles(target: Path | None) -> Path | None:
@@ -69,3 +72,86 @@ def run_options(memory: str, no_cuda_graphs: bool, spin_wait: bool) -> RunOption
     options = RunOptions(memory=memory, cuda_graphs=not no_cuda_graphs, spin_wait=spin_wait)
     options.check()
     return options
+
+
+SIZE = typer.Option(
+    None, "--size", metavar="WxH", help="Frame size that the camera is asked for, as in 1280x720."
+)
+FPS = typer.Option(None, "--fps", metavar="N", help="Frames a second that the camera is asked for.")
+PIXEL_FORMAT = typer.Option(
+    None, "--pixel-format", metavar="NAME", help="As the camera calls it: MJPG, YUYV, Mono12."
+)
+CONTROL = typer.Option(
+    [],
+    "--control",
+    metavar="NAME=VALUE",
+    help="A control by the camera's own name, as in exposure_time_absolute=200; repeatable.",
+)
+TRANSPORT = typer.Option("tcp", "--transport", metavar="tcp|udp", help="How RTSP comes.")
+DECODE = typer.Option(
+    "auto",
+    "--decode",
+    metavar="auto|hardware|software",
+    help="Where a network camera's pictures are decoded.",
+)
+TIMEOUT = typer.Option(
+    5.0, "--timeout", metavar="SECONDS", help="A camera that gives no frame for longer is lost; default 5."
+)
+REALTIME = typer.Option(
+    False, "--realtime", help="A video file plays as it was recorded, and the newest frame wins."
+)
+FOLLOW = typer.Option(False, "--follow", help="Watch a folder for new images, for ever.")
+
+
+def source_options(
+    *,
+    size: str | None = None,
+    fps: float | None = None,
+    pixel_format: str | None = None,
+    control: Sequence[str] = (),
+    transport: str = "tcp",
+    decode: str = "auto",
+    timeout: float = 5.0,
+    realtime: bool = False,
+    follow: bool = False,
+) -> SourceOptions:
+    """The nine above as the sources take them; each source says itself which of them it heeds.
+
+    Raises:
+        InputError: a value that is none.
+    """
+    from agp_edge.frame import parse_frame_size
+    from agp_edge.sources.options import SourceOptions, cast_decode, cast_transport
+
+    for value, flag in ((fps, "--fps"), (timeout, "--timeout")):
+        # Written so that a NaN is refused, too; a year is longer than anybody waits.
+        if value is not None and not 0 < value < 3.2e7:
+            raise InputError(f"{flag} {value:g} is none", "give a number above 0")
+    return SourceOptions(
+        size_wh=parse_frame_size(size) if size is not None else None,
+        fps=fps,
+        pixel_format=pixel_format,
+        controls=_controls(control),
+        transport=cast_transport(transport),
+        decode=cast_decode(decode),
+        timeout_s=timeout,
+        realtime=realtime,
+        follow=follow,
+    )
+
+
+def _controls(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` each, in the order in which they are to be set.
+
+    Raises:
+        InputError: one is none, or a name is there twice.
+    """
+    controls: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise InputError(f"--control {text} is none", "write NAME=VALUE, as in gain=4")
+        if name in controls:
+            raise InputError(f"--control {name} was given twice", "give each control once")
+        controls[name] = value
+    return controls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from agp_edge.errors import InputError
 
@@ -85,3 +85,27 @@ FLAGS = {
     "follow": "--follow",
 }
 """Attribute -> the flag that sets it."""
+
+
+def cast_transport(text: str) -> Transport:
+    """A transport by name.
+
+    Raises:
+        InputError: there is no such one.
+    """
+    return cast(Transport, _one_of(text, "--transport", get_args(Transport)))
+
+
+def cast_decode(text: str) -> Decode:
+    """A way to decode by name.
+
+    Raises:
+        InputError: there is no such one.
+    """
+    return cast(Decode, _one_of(text, "--decode", get_args(Decode)))
+
+
+def _one_of(text: str, flag: str, names: tuple[str, ...]) -> str:
+    if text not in names:
+        raise InputError(f"{flag} {text} is none", f"take one of: {', '.join(names)}")
+    return text
