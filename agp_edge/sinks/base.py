@@ -101,10 +101,15 @@ class Sink(Protocol):
     Attributes:
         name: the flag that it came from, as in `--jsonl`.
         wants: what it looks at.
+        trouble: why what it took is not where it belongs yet, as when a broker is away; None while all is well. Without any
+            password.
+        lost: entries that it took and lost of itself, as from a buffer that was full.
     """
 
     name: str = "sink"
     wants: Wants = "verdicts"
+    trouble: str | None = None
+    lost: int = 0
 
     def attach(self, control: Control) -> None:
         """Be given the running stream, before the first verdict."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from agp_edge.events import OnEvent, nobody
+
 
 class Fire(Protocol):
     """Told of each trigger; safe from any thread, and returns at once."""
@@ -35,8 +37,12 @@ class Trigger(Protocol):
 
     name: str
 
-    def start(self, fire: Fire) -> None:
+    def start(self, fire: Fire, on_event: OnEvent = nobody) -> None:
         """Begin; what cannot be reached at first is tried again in its own thread.
+
+        Args:
+            fire: told of each trigger.
+            on_event: told when no triggers can come (`trigger-lost`), when they can again, and of those that make no sense.
 
         Raises:
             InputError: it can never work: a port that is taken, a line that is not there.
