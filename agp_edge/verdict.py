@@ -230,7 +230,11 @@ class Region:
 
 
 def find_regions(
-    anomaly_map: NDArray[np.float32], threshold: float, frame_size_wh: tuple[int, int]
+    anomaly_map: NDArray[np.float32],
+    threshold: float,
+    frame_size_wh: tuple[int, int],
+    counts: NDArray[np.bool_] | None = None,
+    min_area: float = 0,
 ) -> list[Region]:
     """8-connected regions of an anomaly map above a threshold, strongest first.
 
@@ -238,6 +242,8 @@ def find_regions(
         anomaly_map: [h, w] float32; its resolution may differ from the frame's.
         threshold: the score's threshold; the score is the map's maximum, so an NG frame has a region.
         frame_size_wh: (width, height) of the frame, in whose pixels the boxes are given.
+        counts: [h, w] bool, the cells that count: no other is part of a region. None for all.
+        min_area: frame pixels; smaller regions are left out.
 
     Raises:
         MissingExtraError: OpenCV is not installed.
@@ -248,15 +254,62 @@ def find_regions(
 
     cv2 = import_cv2("finding regions")
     above = anomaly_map > threshold
+    if counts is not None:
+        above &= counts
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
-    scale_x = frame_size_wh[0] / anomaly_map.shape[1]
-    scale_y = frame_size_wh[1] / anomaly_map.shape[0]
+    (rows, columns), (frame_width, frame_height) = anomaly_map.shape, frame_size_wh
+    cell_area = frame_width * frame_height / (rows * columns)
     regions = []
     for label in range(1, count):
-        x, y, width, height, _area = (int(v) for v in stats[label])
+        x, y, width, height, cells = (int(v) for v in stats[label])
+        if cells * cell_area < min_area:
+            continue
         inside = labels[y : y + height, x : x + width] == label
         peak = float(anomaly_map[y : y + height, x : x + width][inside].max())
-        left, top = math.floor(x * scale_x), math.floor(y * scale_y)
-        right, bottom = math.ceil((x + width) * scale_x), math.ceil((y + height) * scale_y)
+        # In whole numbers, rounded outwards: a mask's cells are cut by the same edges.
+        left, top = x * frame_width // columns, y * frame_height // rows
+        right, bottom = -(-(x + width) * frame_width // columns), -(-(y + height) * frame_height // rows)
         regions.append(Region(left, top, right - left, bottom - top, peak))
     return sorted(regions, key=lambda region: -region.peak)
+
+
+def score_under(anomaly_map: NDArray[np.float32], counts: NDArray[np.bool_]) -> float:
+    """The largest value of the cells that count; no number if one of them is none.
+
+    Of a graph of ours the score is the map's maximum, so with every cell this is the score, and with fewer it is never
+    larger: a good frame that the threshold lets pass still passes, and the promised false-reject rate holds.
+
+    Args:
+        anomaly_map: [h, w] float32.
+        counts: [h, w] bool, at least one of them true.
+    """
+    return float(anomaly_map[counts].max())
+
+
+def decide(
+    anomaly_map: NDArray[np.float32],
+    threshold: float,
+    frame_size_wh: tuple[int, int],
+    counts: NDArray[np.bool_] | None = None,
+    min_area: float = 0,
+) -> tuple[VerdictName, float, list[Region]]:
+    """The verdict of a map where some cells do not count, or small regions do not.
+
+    NG takes a region that is left, and every such region is above the threshold. So both can turn NG into OK, never OK
+    into NG, and what the threshold promises of good frames still holds; of defects neither promises anything.
+
+    Args:
+        anomaly_map, threshold, frame_size_wh, counts, min_area: as `find_regions`.
+
+    Returns:
+        Verdict; score, the largest value that counts, which may be above the threshold in an OK frame whose regions are
+        all too small; regions. A score that is no number is NG, without regions.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+    """
+    score = float(anomaly_map.max()) if counts is None else score_under(anomaly_map, counts)
+    if score <= threshold:
+        return "OK", score, []
+    regions = find_regions(anomaly_map, threshold, frame_size_wh, counts, min_area)
+    return ("NG" if regions or math.isnan(score) else "OK"), score, regions

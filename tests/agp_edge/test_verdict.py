@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agp_edge.errors import InputError
-from agp_edge.verdict import Judge, beta_quantile, choose_threshold, find_regions, upper_bound_95
+from agp_edge.verdict import Judge, beta_quantile, choose_threshold, decide, find_regions, upper_bound_95
 
 SCORES = st.lists(
     st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0, 3.0]) | st.floats(0, 10), min_size=1, max_size=120
@@ -163,3 +163,68 @@ def test_a_peak_is_that_of_its_own_region_and_not_of_its_box() -> None:
 
 def test_the_threshold_itself_is_not_above_it() -> None:
     assert find_regions(draw((1, 1, 1.0)), 1.0, (8, 6)) == []
+
+
+def test_cells_that_do_not_count_are_no_region() -> None:
+    anomaly_map = draw((1, 1, 3), (1, 2, 2), (1, 3, 4), (4, 4, 2))
+    counts = np.ones((6, 8), bool)
+    counts[1, 2] = False
+    # What they would have joined is two regions.
+    assert [r.peak for r in find_regions(anomaly_map, 1.0, (8, 6), counts)] == [4, 3, 2]
+    counts[1, 1:4] = False
+    assert [r.peak for r in find_regions(anomaly_map, 1.0, (8, 6), counts)] == [2]
+
+
+def test_small_regions_are_left_out() -> None:
+    anomaly_map = draw((1, 1, 3), (4, 4, 2), (4, 5, 2))
+    # A cell is 10 x 20 pixels.
+    sizes = {0: 2, 200: 2, 201: 1, 400: 1, 401: 0}
+    assert {n: len(find_regions(anomaly_map, 1.0, (80, 120), min_area=n)) for n in sizes} == sizes
+
+
+def test_what_a_frame_is_decided_by() -> None:
+    anomaly_map = draw((1, 1, 3), (4, 4, 2), (4, 5, 2))
+    counts = np.ones((6, 8), bool)
+    counts[1, 1] = False
+    nothing = np.zeros((6, 8), bool)
+    nothing[0, 0] = True
+    size = (80, 120)
+    assert decide(anomaly_map, 1.0, size)[:2] == ("NG", 3)
+    assert decide(anomaly_map, 3.0, size) == ("OK", 3, [])
+    assert decide(anomaly_map, 1.0, size, counts)[:2] == ("NG", 2)
+    assert decide(anomaly_map, 2.0, size, counts) == ("OK", 2, [])
+    assert decide(anomaly_map, 1.0, size, nothing) == ("OK", 0, [])
+    # The score stays what it is, above the threshold, and the frame is OK: nothing of a size that counts is left.
+    assert decide(anomaly_map, 1.0, size, counts, 401) == ("OK", 2, [])
+    assert decide(anomaly_map, 1.0, size, counts, 400)[0] == "NG"
+
+
+def test_a_map_with_what_is_no_number_is_ng_if_that_counts() -> None:
+    anomaly_map = draw((1, 1, math.nan))
+    verdict, score, regions = decide(anomaly_map, 1.0, (8, 6))
+    assert (verdict, math.isnan(score), regions) == ("NG", True, [])
+    assert decide(anomaly_map, 1.0, (8, 6), min_area=100)[0] == "NG"
+    counts = np.ones((6, 8), bool)
+    counts[1, 1] = False
+    assert decide(anomaly_map, 1.0, (8, 6), counts) == ("OK", 0, [])
+
+
+@given(
+    st.lists(st.floats(0, 4, width=32), min_size=48, max_size=48),
+    st.lists(st.booleans(), min_size=48, max_size=48).filter(any),
+    st.integers(0, 12),
+)
+def test_a_mask_and_a_least_area_never_turn_ok_into_ng(
+    values: list[float], counting: list[bool], min_area: int
+) -> None:
+    anomaly_map = np.array(values, np.float32).reshape(6, 8)
+    counts = np.array(counting).reshape(6, 8)
+    for threshold in (1.0, 2.0, 3.5):
+        verdict, score, regions = decide(anomaly_map, threshold, (8, 6), counts, min_area)
+        assert score <= anomaly_map.max()
+        assert (verdict == "NG") == bool(regions)
+        if verdict == "NG":
+            assert score > threshold
+            assert max(region.peak for region in regions) <= score
+        if min_area == 0:
+            assert (verdict == "NG") == (score > threshold)
