@@ -121,7 +121,7 @@ def _take_place(work: Path, path: Path, aside: Path) -> None:
         if aside.exists() and not path.exists():
             aside.rename(path)
         raise
-    _fsync(path.parent)
+    sync(path.parent)
 
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -144,10 +144,11 @@ def exchange(a: Path, b: Path) -> bool:
 def flush(path: Path) -> None:
     """Bring a file, or every file of a folder, to the disk: a full disk speaks here, not after the rename."""
     for item in (path, *(path.rglob("*") if path.is_dir() else ())):
-        _fsync(item)
+        sync(item)
 
 
-def _fsync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

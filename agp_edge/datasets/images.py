@@ -180,22 +180,35 @@ def _quiet(cv2: Any) -> Iterator[None]:
         set_cv2_log_level(cv2, before)
 
 
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A frame as PNG, without loss, as fast as OpenCV does it: a stronger compression takes three times as long.
+
+    Args:
+        pixels: [H, W, 3] BGR, [H, W, 1] or [H, W] mono, uint8.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+    """
+    if pixels.dtype != np.uint8 or pixels.size == 0 or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
+        raise ValueError(f"a PNG here is [H, W, 1 or 3] uint8, got {list(pixels.shape)} {pixels.dtype}")
+    cv2 = import_cv2("writing images")
+    _, encoded = cv2.imencode(".png", pixels)
+    data: bytes = encoded.tobytes()
+    return data
+
+
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write a frame as PNG, without loss, whole or not at all.
 
     Args:
         path: the file; its folder is made.
-        pixels: [H, W, 3] BGR, [H, W, 1] or [H, W] mono, uint8.
+        pixels: as `encode_png` takes them.
 
     Raises:
         InputError, DiskFullError: it cannot be written.
         MissingExtraError: OpenCV is not installed.
     """
-    if pixels.dtype != np.uint8 or pixels.size == 0 or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
-        raise ValueError(f"write_png takes [H, W, 1 or 3] uint8, got {list(pixels.shape)} {pixels.dtype}")
-    cv2 = import_cv2("writing images")
-    _, encoded = cv2.imencode(".png", pixels)
-    write_bytes(path, encoded.tobytes())
+    write_bytes(path, encode_png(pixels))
 
 
 def list_images(folder: Path) -> list[Path]:
