@@ -24,6 +24,7 @@ class JudgingEngine:
         judge: its threshold and p-values.
         sha256: hash of the plan.
         accepted: the reason for which it was kept although a gate did not pass.
+        sidecar: what else is known of it; None of an engine that was not opened from a file.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class JudgingEngine:
     judge: Judge
     sha256: str
     accepted: str | None = None
+    sidecar: Sidecar | None = None
 
     @property
     def id(self) -> str:
@@ -101,4 +103,4 @@ def open_judging_engine(
     except BaseException:
         session.close()
         raise
-    return JudgingEngine(path, session, judge, sidecar.plan_sha256, sidecar.accepted)
+    return JudgingEngine(path, session, judge, sidecar.plan_sha256, sidecar.accepted, sidecar)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from agp_edge.engines import Sidecar, get_backend
 from agp_edge.engines.base import BuildOptions
+from agp_edge.engines.self_test import run_self_test
 from agp_edge.engines.sidecar import sidecar_path
 from agp_edge.files import sha256_file, write_json
 from agp_edge.frame import FrameSpec
@@ -100,6 +102,8 @@ def build_engine(model: Path, frame: FrameSpec, normal_scores: list[float]) -> P
         normal_scores=normal_scores,
         gate=None,
     )
+    with get_backend("onnxruntime").open(plan, sidecar) as session:
+        sidecar = replace(sidecar, self_test=run_self_test(session))
     write_json(sidecar_path(plan), sidecar.to_dict())
     return plan
 

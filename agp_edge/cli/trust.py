@@ -91,7 +91,7 @@ def verify(
     if kind == "run":
         warn_if_interrupted(path)
     checks = ["every file is there and has its hash"]
-    standing = bundle = None
+    standing = bundle = sidecar = None
     with use_policy(policy):
         if kind == "bundle":
             from agp_edge.bundle import Bundle
@@ -108,6 +108,16 @@ def verify(
             if standing is not None:
                 checks.append(standing.describe())
             checks.append("it loads, and takes the frames it says")
+            if sidecar is not None and sidecar.self_test is not None:
+                from agp_edge.engines.self_test import check_engine_self_test
+
+                frames = check_engine_self_test(session, sidecar)
+                checks.append(f"self-test: {frames} reference frames score as where it was built")
+            elif sidecar is not None:
+                note(
+                    f"no self-test: {path} was not run where it was built, or built by an earlier version; "
+                    "run: agp-edge build-engine BUNDLE"
+                )
             if bundle is not None:
                 from agp_edge.engines.builder import check_scores, check_self_test
 

@@ -16,6 +16,7 @@ from agp_edge.engines.measure import HeldOut, Labelled, frames_of_bundle, judge,
 from agp_edge.engines.onnxruntime import open_graph
 from agp_edge.engines.rebuild import compare_rebuilt, previous_sidecar, refusal_of
 from agp_edge.engines.refusal import check_folder, refusal_folder, show_refusal
+from agp_edge.engines.self_test import run_self_test
 from agp_edge.engines.sidecar import SUFFIX, Sidecar, engine_name, sidecar_path
 from agp_edge.errors import ArtefactError, DiskFullError, GateError, InputError
 from agp_edge.files import flush, sha256_file, translate_write_errors, write_json
@@ -261,12 +262,14 @@ class Workbench:
         reference = self.measure_reference()
         with backend.open(plan, sidecar) as session:
             scores = measure(session, self.frames, self.progress, self._labelled)
+            self_test = run_self_test(session)
         report = judge(reference, scores, self.frames, prove=self._prove)
         sidecar = replace(
             sidecar,
             normal_scores=sorted(scores.normal),
             provisional=self.frames.provisional,
             gate=report.to_dict(),
+            self_test=self_test,
         )
         before = previous_sidecar(target, sidecar)
         if before is not None:

@@ -17,6 +17,8 @@ from agp_edge.trust.seal import is_seal
 FORMAT = "agp-edge-engine"
 VERSION = 1
 SUFFIX = ".engine"
+OPTIONAL: dict[str, tuple[type, ...]] = {"self_test": (list,)}
+"""Keys that sidecars of earlier versions lack: key -> type."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Sidecar:
         provisional: the normal scores are of images that the network was trained on, and promise nothing.
         layers: what it is made of; None where nobody could be asked.
         rebuilt: how it answers otherwise than the engine that it replaced; None where it does not, or replaced none.
+        self_test: its scores of the drawn reference frames on this machine; None where it could not be run, or was built
+            by an earlier version.
     """
 
     name: str
@@ -147,10 +151,11 @@ class Sidecar:
     seal: dict[str, Any] | None = None
     layers: Layers | None = None
     rebuilt: Rebuilt | None = None
+    self_test: list[float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object that is written."""
-        return {
+        """The JSON object that is written; what is optional and absent is left out, as in sidecars from before it."""
+        value = {
             "format": FORMAT,
             "version": VERSION,
             **vars(self),
@@ -158,6 +163,8 @@ class Sidecar:
             "layers": self.layers.to_dict() if self.layers else None,
             "rebuilt": dict(vars(self.rebuilt)) if self.rebuilt else None,
         }
+        # A seal is over what was written: a key that is added on the way would break those of earlier versions.
+        return {key: v for key, v in value.items() if v is not None or key not in OPTIONAL}
 
     @property
     def unsealed(self) -> dict[str, Any]:
@@ -184,6 +191,7 @@ class Sidecar:
             "rebuilt": (dict, type(None)),
         }  # fmt: skip
         fields = {k: v for k, v in value.items() if k not in ("format", "version")}
+        kinds |= {k: kind for k, kind in OPTIONAL.items() if k in fields}
         wrong = [k for k in kinds if k not in fields or not isinstance(fields[k], kinds[k])]
         wrong += sorted(set(fields) - set(kinds))
         if wrong:
@@ -194,14 +202,21 @@ class Sidecar:
             )
         if fields["precision"] not in PRECISIONS:
             raise ArtefactError(f"{where}: there is no precision {quote(fields['precision'])!r}", rebuild)
-        if not all(type(s) in (int, float) and math.isfinite(s) for s in fields["normal_scores"]):
+        if not _are_numbers(fields["normal_scores"]):
             raise ArtefactError(f"{where}: a normal score is no number", rebuild)
+        if "self_test" in fields and not (fields["self_test"] and _are_numbers(fields["self_test"])):
+            raise ArtefactError(f"{where}: its self-test is none", rebuild)
         if fields["seal"] is not None and not is_seal(fields["seal"]):
             raise ArtefactError(f"{where}: its seal is none", rebuild)
         layers = Layers.from_dict(fields["layers"], where) if fields["layers"] is not None else None
         rebuilt = Rebuilt.from_dict(fields["rebuilt"], where) if fields["rebuilt"] is not None else None
         frame = FrameSpec.from_dict(fields["frame"])
         return cls(**{**fields, "frame": frame, "layers": layers, "rebuilt": rebuilt})
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    """Whether each is a finite number."""
+    return all(type(v) in (int, float) and math.isfinite(v) for v in values)
 
 
 def sidecar_path(engine: Path) -> Path:

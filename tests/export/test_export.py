@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -33,7 +32,7 @@ from agpnet.training import train
 from benchmarks.int8 import save_vit
 from export.contract import MAX_DIFFERENCE, check_graph, check_parity
 from export.onnx_export import bundle_name, export_network, export_run, without_folders
-from export.reference import draw_frames, score_reference_frames
+from export.reference import score_reference_frames
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -268,14 +267,6 @@ def test_the_reference_frames_test_a_bundle_that_nobody_calibrated(
     code, out, err = command("verify", copy)
     assert (code, out) == (4, "")
     assert "frames/reference-0.png scores" in err
-
-
-def test_reference_frames_are_drawn_alike_for_ever() -> None:
-    frames = draw_frames(FrameSpec(64, 48, 3))
-    digest = hashlib.sha256(frames.tobytes()).hexdigest()
-    assert digest == "90ee3860f3a3a319cedd410fc6e16a420292768896c41373ccedd8f2038cc8c1"
-    assert [len(np.unique(frame)) > 50 for frame in frames] == [True] * 4
-    assert draw_frames(FrameSpec(1920, 1080, 1)).shape == (4, 1080, 1920, 1)
 
 
 def edit(model: onnx.ModelProto, change: str) -> onnx.ModelProto:

@@ -46,9 +46,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         accepted="a trial on the bench",
         layers=Layers("the runtime", {("FullyConnected", "i8"): 9, ("MVN", "f32"): 5}),
         rebuilt=Rebuilt("c" * 64, "tensorrt-rtx 1.6", 0.25, 0.1, ["good/1.png"]),
+        self_test=[0.5, 1.5],
     )
     write_json(tmp_path / "s.json", sidecar.to_dict())
     assert Sidecar.from_dict(json.loads((tmp_path / "s.json").read_text()), "s.json") == sidecar
+
+
+def test_a_sidecar_of_an_earlier_version_is_read_and_written_as_it_was(tiny_engine: Path) -> None:
+    change(tiny_engine, lambda v: v.pop("self_test"))
+    sidecar = read_sidecar(tiny_engine)
+    assert sidecar.self_test is None
+    # To the letter: a seal is over it.
+    assert sidecar.to_dict() == json.loads(sidecar_path(tiny_engine).read_text())
 
 
 def test_the_sidecar_of_an_engine(tiny_engine: Path) -> None:
@@ -104,6 +113,9 @@ REBUILT = {"previous": "a" * 64, "previous_version": "1", "drift_max": 0.1, "noi
         ),
         (lambda v: v.update(rebuilt={**REBUILT, "flips": [7]}), "of the engine before it cannot be read"),
         (lambda v: v.update(rebuilt={**REBUILT, "colour": "red"}), "of the engine before it cannot be read"),
+        (lambda v: v.update(self_test=None), "self_test"),
+        (lambda v: v.update(self_test=[]), "its self-test is none"),
+        (lambda v: v.update(self_test=[True]), "its self-test is none"),
         (lambda v: v["frame"].update(width=0), "no frame size"),
         (lambda v: v["frame"].pop("height"), "height"),
     ],
@@ -162,7 +174,7 @@ def test_no_mutated_sidecar_brings_it_down(tiny_engine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["frame", "device", "normal_scores", "gate", "precision", "build_seconds", "rebuilt"]
+    "key", ["frame", "device", "normal_scores", "gate", "precision", "build_seconds", "rebuilt", "self_test"]
 )
 @pytest.mark.parametrize("value", [None, True, -1, 1e308, "", "x", [], [None], [[]], {}, {"a": {}}])
 def test_no_field_of_another_type_brings_it_down(tiny_engine: Path, key: str, value: Any) -> None:
