@@ -1,0 +1,165 @@
+"""Triggers by a GPIO line: an edge says that a part lies before the camera, and the kernel says when it came."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import select
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from agp_edge.errors import InputError, quote
+from agp_edge.events import Event, OnEvent, nobody
+from agp_edge.extras import import_extra
+from agp_edge.triggers.base import Fire, Trigger
+
+EDGES = ("rising", "falling", "both")
+BIASES = ("pull-up", "pull-down", "disabled")
+LONGEST_DEBOUNCE_MS = 1000.0
+AGAIN_S = 1.0
+EVENTS_AT_ONCE = 64
+_HINT = (
+    "write gpio://gpiochip0/17?edge=rising&debounce_ms=5; gpioinfo (apt install gpiod) lists chips and lines"
+)
+
+
+class GpioTrigger(Trigger):
+    """An edge of `gpio://CHIP/LINE?edge=rising&bias=pull-up&debounce_ms=5`.
+
+    The chip is the name of a device in /dev (or its number), the line a number or the name that the board gives it. The time of
+    an edge is the kernel's, on the monotonic clock, so that it does not depend on when this process was next awake. With
+    `debounce_ms` it is the time when the line had been still for so long.
+
+    A chip that goes away (on USB) is looked for again every second.
+
+    Raises:
+        InputError: the URL is none.
+        MissingExtraError: there is no gpiod.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        chip, line = parts.netloc, unquote(parts.path.strip("/"))
+        strange = sorted(set(options) - {"edge", "bias", "debounce_ms"})
+        if strange or not chip or not line or "@" in chip or ":" in chip:
+            what = f"has no {strange[0]!r}" if strange else "says too little, or too much"
+            raise InputError(f"--trigger {url} {what}", _HINT)
+        self._path = Path("/dev") / (f"gpiochip{chip}" if chip.isdecimal() else chip)
+        self._line: int | str = int(line) if line.isdecimal() else line
+        self._edge = _one_of(options, "edge", EDGES, "rising")
+        self._bias = _one_of(options, "bias", BIASES, "")
+        self._debounce = _debounce(options.get("debounce_ms", "0"))
+        self._gpiod = import_extra("gpiod", "gpio", "a trigger by GPIO")
+        self._values = import_extra("gpiod.line", "gpio", "a trigger by GPIO")
+        self._request: Any = None
+        self._stop_read, self._stop_write = -1, -1
+        self._thread: threading.Thread | None = None
+
+    def start(self, fire: Fire, on_event: OnEvent = nobody) -> None:
+        """Begin.
+
+        Raises:
+            InputError: there is no such chip or line, another process has it, or this user may not use it.
+        """
+        self._fire, self._on_event = fire, on_event
+        try:
+            self._request = self._open()
+        except (OSError, ValueError) as error:
+            # ValueError: gpiod's, for a name that no line has.
+            raise InputError(
+                f"--trigger {self.name} cannot be used: {getattr(error, 'strerror', None) or quote(error)}",
+                _HINT,
+            ) from None
+        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="gpio trigger", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give the line back."""
+        if self._thread is not None:
+            os.write(self._stop_write, b"x")
+            self._thread.join()
+            self._thread = None
+            os.close(self._stop_write)
+            os.close(self._stop_read)
+
+    def _open(self) -> Any:
+        edge = getattr(self._values.Edge, self._edge.upper())
+        bias = getattr(self._values.Bias, self._bias.upper().replace("-", "_") or "AS_IS")
+        settings = self._gpiod.LineSettings(
+            direction=self._values.Direction.INPUT,
+            edge_detection=edge,
+            bias=bias,
+            debounce_period=self._debounce,
+            event_clock=self._values.Clock.MONOTONIC,
+        )
+        return self._gpiod.request_lines(str(self._path), {self._line: settings}, consumer="agp-edge")
+
+    def _run(self) -> None:
+        lost_at: float | None = None
+        while True:
+            try:
+                if self._request is None:
+                    self._request = self._open()
+                    gap_s = round(time.monotonic() - (lost_at or 0.0), 3)
+                    lost_at = None
+                    text = f"{self.name}: triggers can come again"
+                    self._on_event(Event("trigger-back", text, level="info", data={"gap_s": gap_s}))
+                if self._wait(self._request.fd, None):
+                    break
+                self._fire_all()
+            except (OSError, ValueError) as error:
+                self._release()
+                if lost_at is None:
+                    lost_at = time.monotonic()
+                    why = getattr(error, "strerror", None) or quote(error)
+                    self._on_event(Event("trigger-lost", f"{self.name}: {why}", level="error"))
+                if self._wait(None, AGAIN_S):
+                    break
+        self._release()
+
+    def _wait(self, line: int | None, timeout_s: float | None) -> bool:
+        """Wait for an edge, for the time, or for the end; whether it is the end."""
+        poll = select.poll()
+        poll.register(self._stop_read, select.POLLIN)
+        if line is not None:
+            poll.register(line, select.POLLIN)
+        ready = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
+        return self._stop_read in ready
+
+    def _fire_all(self) -> None:
+        for edge in self._request.read_edge_events(EVENTS_AT_ONCE):
+            try:
+                self._fire(at_ns=edge.timestamp_ns)
+            except InputError as error:
+                self._on_event(Event("trigger-refused", f"{self.name}: {error.what}"))
+
+    def _release(self) -> None:
+        if self._request is not None:
+            self._request.release()
+            self._request = None
+
+
+def _one_of(options: dict[str, str], name: str, values: tuple[str, ...], default: str) -> str:
+    value = options.get(name, default)
+    if name in options and value not in values:
+        raise InputError(f"--trigger gpio://: {name}={value} is none", f"take one of: {', '.join(values)}")
+    return value
+
+
+def _debounce(text: str) -> datetime.timedelta:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= LONGEST_DEBOUNCE_MS:
+        raise InputError(
+            f"--trigger gpio://: debounce_ms={text} is no time",
+            f"give milliseconds from 0 to {LONGEST_DEBOUNCE_MS:g}",
+        )
+    return datetime.timedelta(milliseconds=value)
