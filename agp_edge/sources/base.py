@@ -23,6 +23,7 @@ class Frame:
         wall_s: seconds since the epoch at capture.
         clock: `sensor` where the camera stamps its frames, else `arrival`.
         source: the source's name, without any password.
+        lost: frames since the one before that were read and dropped by the source, because nobody asked in time.
     """
 
     pixels: NDArray[np.uint8]
@@ -31,6 +32,7 @@ class Frame:
     wall_s: float
     clock: Clock
     source: str
+    lost: int = 0
 
 
 class Source(Protocol):
@@ -48,6 +50,14 @@ class Source(Protocol):
     live: bool
     fps: float | None
 
+    def load(self) -> None:
+        """Load what `open` needs, of libraries, so that a camera's time-out does not count it; `open` does it otherwise.
+
+        Raises:
+            MissingExtraError: a package is not installed.
+        """
+        return
+
     def open(self) -> None:
         """Connect.
 
@@ -63,6 +73,13 @@ class Source(Protocol):
             InputError: this one frame cannot be read; the next call goes on behind it.
             SourceLostError: a live source ended; `close` and `open` may bring it back.
         """
+
+    def interrupt(self) -> None:
+        """Make a blocked `open` or `read`, and every later one, raise SourceLostError soon; safe from any thread.
+
+        For good: the source is about to be closed. One whose library cannot be interrupted does nothing.
+        """
+        return
 
     def close(self) -> None:
         """Let go; safe to call twice."""
