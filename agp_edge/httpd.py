@@ -237,16 +237,19 @@ class _Handler(BaseHTTPRequestHandler):
         if len(body) < int(length):
             return  # The client went away.
         parts = urlsplit(self.path)
-        answer = self.server.answer(
-            Request(
-                self.command,
-                unquote(parts.path),
-                dict(parse_qsl(parts.query, keep_blank_values=True)),
-                {name.lower(): value for name, value in self.headers.items()},
-                body,
-                arrived_ns,
-            )
+        request = Request(
+            self.command,
+            unquote(parts.path),
+            dict(parse_qsl(parts.query, keep_blank_values=True)),
+            {name.lower(): value for name, value in self.headers.items()},
+            body,
+            arrived_ns,
         )
+        try:
+            answer = self.server.answer(request)
+        except Exception as error:
+            # A fault of ours: the client learns that it is none of his, and the next one is answered.
+            answer = answer_json(500, {"error": type(error).__name__})
         self._send(answer)
 
     def _refuse(self, status: int) -> None:

@@ -97,6 +97,15 @@ def test_what_cannot_be_answered_is_refused(serve: Callable[..., HttpServer], he
     assert ask(server, "GET", "/")[0] == 200
 
 
+def test_a_fault_of_ours_is_a_500(serve: Callable[..., HttpServer]) -> None:
+    def fail(request: Request) -> Answer:
+        raise RuntimeError("with s3cret in it")
+
+    server = serve(fail)
+    for _ in range(2):
+        assert ask(server, "GET", "/")[::2] == (500, b'{"error": "RuntimeError"}\n')
+
+
 def test_who_is_too_large_can_read_why(serve: Callable[..., HttpServer]) -> None:
     """A client that has sent half a mebibyte when it is refused is not cut off before it has read the answer."""
     assert ask(serve(), "POST", "/", bytes(1 << 19))[0] == 413
