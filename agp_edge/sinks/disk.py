@@ -44,6 +44,17 @@ def on_disk(size_bytes: int) -> int:
     return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, which is made if it is not there.
+
+    Raises:
+        InputError, DiskFullError: it cannot be made.
+    """
+    with translate_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(folder).free
+
+
 class OwnFiles:
     """The files of a folder that a sink wrote, in groups of one stem whose names sort by time.
 
@@ -52,7 +63,7 @@ class OwnFiles:
 
     Args:
         folder: where they are; files right in it.
-        stem: what a stem looks like; its first 15 characters are its time, `20260203T040506`, in UTC.
+        stem: what a stem looks like, with a group `time` for `20260203T040506` in UTC.
         suffixes: in the order in which a group's files are deleted.
         flag: that of the sink, for errors.
         limit_bytes: what all of them may take; None is no limit.
@@ -79,48 +90,47 @@ class OwnFiles:
         self._oldest: deque[tuple[list[str], int]] = deque()
         self.deleted = 0
 
-    def make_room(self, need_bytes: int, *, held_bytes: int = 0, keep: str | None = None) -> None:
-        """Delete the oldest groups until so many bytes more are within the limit, and the disk has its reserve.
+    def make_room(self, new_bytes: int, need_bytes: int | None = None, *, keep: str | None = None) -> None:
+        """Delete the oldest groups until what is new is within the limit, and there is room for it on the disk.
 
-        Where others fill the disk, what is new takes the place of what is oldest and no more: whoever is at fault for a
-        full disk must not cost all that was kept.
+        Where others fill the disk, what is new takes the place of what is oldest and of no more, and only if that helps:
+        whoever is at fault for a full disk must not cost all that was kept.
 
         Args:
-            need_bytes: what is about to be written.
-            held_bytes: what was written and not yet told to `add`, as of a video that grows.
-            keep: a stem that is not deleted.
+            new_bytes: what was not yet told to `add`: about to be written, or written so far of a video.
+            need_bytes: what has to be free beyond the reserve; None for `new_bytes`.
+            keep: a stem that is neither counted nor deleted, as of the video that is being written.
 
         Raises:
-            DiskFullError: there is nothing left to delete.
+            DiskFullError: there is nothing left to delete that would help.
             InputError: a file cannot be deleted.
         """
         if self._limit_bytes is not None:
-            while self._total_bytes(keep) + held_bytes + need_bytes > self._limit_bytes:
+            while self._total_bytes(keep) + new_bytes > self._limit_bytes:
                 if not self._delete_oldest(keep):
                     raise DiskFullError(
-                        f"the {self._limit_bytes:,} bytes of {self._flag} leave no room for {held_bytes + need_bytes:,} in {self._folder}",
+                        f"the {self._limit_bytes:,} bytes of {self._flag} leave no room for {new_bytes:,} in {self._folder}",
                         f"allow more: {self._flag}-limit",
                     )
-        freed = 0
-        while (free := self._free_bytes()) - need_bytes < self._reserve_bytes:
-            if freed and freed >= need_bytes:
-                return
-            size = self._delete_oldest(keep)
-            if not size:
-                raise DiskFullError(
-                    f"no space left to write {self._folder}: {free:,} bytes are free, {need_bytes + self._reserve_bytes:,} are needed",
-                    "free space there, or give another place; what was complete is kept",
-                )
-            freed += size
+        need = new_bytes if need_bytes is None else need_bytes
+        free = free_bytes(self._folder)
+        wanted = min(need, self._reserve_bytes + need - free)
+        if wanted <= 0:
+            return
+        may_delete = self._limit_bytes is not None or self._reserve_bytes > 0
+        if may_delete and self._total_bytes(keep) >= wanted:
+            while wanted > 0 and (size := self._delete_oldest(keep)):
+                wanted -= size
+        if wanted > 0:
+            raise DiskFullError(
+                f"no space left to write {self._folder}: {free:,} bytes are free, {self._reserve_bytes + need:,} are needed",
+                "free space there, or give another place; what was complete is kept",
+            )
 
     def add(self, size_bytes: int) -> None:
         """Count a group that was written, in bytes on the disk."""
         if self._total is not None:
             self._total += size_bytes
-
-    def _free_bytes(self) -> int:
-        with translate_write_errors(self._folder):
-            return shutil.disk_usage(self._folder).free
 
     def _total_bytes(self, keep: str | None) -> int:
         if self._total is None:
@@ -130,8 +140,6 @@ class OwnFiles:
 
     def _delete_oldest(self, keep: str | None) -> int:
         """Delete one group; what it took in bytes, 0 if there is none."""
-        if self._limit_bytes is None and not self._reserve_bytes:
-            return 0
         if not self._oldest:
             self._scan(keep)
         if not self._oldest:
@@ -151,7 +159,10 @@ class OwnFiles:
         now = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + FUTURE_S))
         oldest = heapq.nsmallest(
             LOOK_AHEAD,
-            ((stem[:15] <= now, stem, rank, name, size) for stem, rank, name, size in self._files(keep)),
+            (
+                (match["time"] <= now, match["stem"], self._suffixes.index(match["suffix"]), match[0], size)
+                for match, size in self._files(keep)
+            ),
         )
         groups: list[tuple[str, list[str], int]] = []
         for _, stem, _, name, size in oldest:
@@ -163,8 +174,8 @@ class OwnFiles:
             groups.pop()  # Perhaps not all of it was seen.
         self._oldest = deque((names, size) for _, names, size in groups)
 
-    def _files(self, keep: str | None) -> Iterator[tuple[str, int, str, int]]:
-        """Stem, rank, name and bytes of each file of ours, all of them added up."""
+    def _files(self, keep: str | None) -> Iterator[tuple[re.Match[str], int]]:
+        """The name and the bytes of each file of ours, all of them added up."""
         with translate_write_errors(self._folder), os.scandir(self._folder) as entries:
             for entry in entries:
                 if self._leftover.fullmatch(entry.name):
@@ -176,7 +187,7 @@ class OwnFiles:
                     if entry.is_file(follow_symlinks=False):
                         size = on_disk(entry.stat(follow_symlinks=False).st_size)
                         self._total = (self._total or 0) + size
-                        yield match["stem"], self._suffixes.index(match["suffix"]), entry.name, size
+                        yield match, size
 
     def _remove_leftover(self, entry: os.DirEntry[str]) -> None:
         """A folder in which a file of ours was being written when the process was killed; not one of another process."""

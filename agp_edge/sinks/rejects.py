@@ -18,7 +18,7 @@ LIMIT_BYTES = 10 << 30
 RESERVE_BYTES = 256 << 20
 """What is left free for others on the same disk."""
 
-STEM = r"\d{8}T\d{6}\.\d{6}Z_[A-Za-z0-9-]+_\d{6,}(?:_roi-[A-Za-z0-9-]+)?(?:_part-[A-Za-z0-9-]+)?(?:_\d+)?"
+STEM = r"(?P<time>\d{8}T\d{6})\.\d{6}Z_[A-Za-z0-9-]+_\d{6,}(?:_roi-[A-Za-z0-9-]+)?(?:_part-[A-Za-z0-9-]+)?(?:_\d+)?"
 SUFFIXES = (".json", ".overlay.png", ".png")
 """In the order in which they are deleted; written they are the other way round."""
 
@@ -85,8 +85,6 @@ class RejectsSink(Sink):
             )
         )
         size = sum(on_disk(len(data)) for data in contents.values())
-        with translate_write_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
         self._own.make_room(size)
         stem = self._free_stem(file_stem(judgement))
         try:
