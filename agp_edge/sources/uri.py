@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET_PARAMETER = re.compile(
@@ -51,6 +52,13 @@ def escape_userinfo(uri: str) -> str:
     for character in "/?#":
         userinfo = userinfo.replace(character, f"%{ord(character):02X}")
     return f"{head}{userinfo}@{rest}"
+
+
+def split_userinfo(uri: str) -> tuple[str, str, str]:
+    """(`uri` without user and password, user, password), both unescaped, for libraries that take them apart."""
+    head, userinfo, rest = _split(uri, suspicious=False)
+    user, _, password = userinfo.partition(":")
+    return head + rest, unquote(user), unquote(password)
 
 
 def _split(uri: str, *, suspicious: bool) -> tuple[str, str, str]:
