@@ -11,6 +11,7 @@ from pathlib import Path
 from agp_edge.errors import InputError
 from agp_edge.secrets import expand_secrets
 from agp_edge.sources.base import Frame, Source
+from agp_edge.sources.isolated import IsolatedSource
 from agp_edge.sources.options import AS_IT_IS, SourceOptions
 from agp_edge.sources.uri import redact, scheme_of
 
@@ -19,15 +20,17 @@ __all__ = ["SOURCES", "Frame", "Source", "SourceOptions", "kind_of", "open_sourc
 SOURCES = {
     "v4l2": ("agp_edge.sources.v4l2", "V4l2Source"),
     "csi": ("agp_edge.sources.csi", "CsiSource"),
-    "genicam": ("agp_edge.sources.genicam", "GenicamSource"),
-    "rtsp": ("agp_edge.sources.network", "NetworkSource"),
-    "rtsps": ("agp_edge.sources.network", "NetworkSource"),
-    "http": ("agp_edge.sources.network", "NetworkSource"),
-    "https": ("agp_edge.sources.network", "NetworkSource"),
+    "rtsp": ("agp_edge.sources.rtsp", "RtspSource"),
+    "rtsps": ("agp_edge.sources.rtsp", "RtspSource"),
+    "http": ("agp_edge.sources.http", "HttpSource"),
+    "https": ("agp_edge.sources.http", "HttpSource"),
     "images": ("agp_edge.sources.images", "ImagesSource"),
     "video": ("agp_edge.sources.video", "VideoFileSource"),
 }
 """Kind -> module and class; the kind of a URI is its scheme, of a path what `kind_of` says."""
+
+ISOLATED = frozenset({"csi", "rtsp", "rtsps"})
+"""Kinds that are read in a process of their own, because the library below may block for ever, leak, or crash."""
 
 _LOCAL_KINDS = ("images", "video")
 
@@ -64,8 +67,8 @@ def open_source(uri: str, options: SourceOptions = AS_IT_IS) -> Source:
     """Make the source of a URI; nothing is opened yet.
 
     Args:
-        uri: `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `genicam://SERIAL`, `rtsp://…`, `http://…` (MJPEG),
-            a video file, an image, a folder, a glob. `${NAME}` and `${file:PATH}` in it are secrets, see `agp_edge.secrets`.
+        uri: `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `rtsp://…`, `http://…` (MJPEG), a video file,
+            an image, a folder, a glob. `${NAME}` and `${file:PATH}` in it are secrets, see `agp_edge.secrets`.
         options: what it is told; refused where it cannot heed it.
 
     Raises:
@@ -74,8 +77,10 @@ def open_source(uri: str, options: SourceOptions = AS_IT_IS) -> Source:
     if not uri:
         raise InputError("the source is empty", "give a camera's number, a path or a URI")
     uri = expand_secrets(uri)
-    module, name = SOURCES[kind_of(uri)]
-    kind: type[Source] = getattr(importlib.import_module(module), name)
-    options.check(redact(uri), kind.takes)
-    make: Callable[[str, SourceOptions], Source] = kind
-    return make(uri, options)
+    kind = kind_of(uri)
+    module, name = SOURCES[kind]
+    source_class: type[Source] = getattr(importlib.import_module(module), name)
+    options.check(redact(uri), source_class.takes)
+    make: Callable[[str, SourceOptions], Source] = source_class
+    source = make(uri, options)
+    return IsolatedSource(source, uri, options) if kind in ISOLATED else source

@@ -13,6 +13,8 @@ from agp_edge.errors import SourceLostError
 from agp_edge.extras import CV2_SILENT, import_cv2, set_cv2_log_level
 from agp_edge.sources.base import Frame, Source
 
+_PURPOSE = "reading cameras and videos"
+
 
 class OpenCvSource(Source):
     """A source read through `cv2.VideoCapture`; a kind of source writes `_connect`.
@@ -33,13 +35,17 @@ class OpenCvSource(Source):
     def _connect(self, cv2: Any) -> Any:
         """Give an opened `VideoCapture`, or raise InputError or SourceLostError."""
 
-    def open(self) -> None:
-        """Connect. A camera's sequence numbers go on where they were; a file begins again at 0."""
+    def load(self) -> None:
+        """Import OpenCV."""
         # FFmpeg and OpenCV print to stderr on their own; what matters of it comes back as an error of ours.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        cv2 = import_cv2("reading cameras and videos")
-        set_cv2_log_level(cv2, CV2_SILENT)
+        set_cv2_log_level(import_cv2(_PURPOSE), CV2_SILENT)
+
+    def open(self) -> None:
+        """Connect. A camera's sequence numbers go on where they were; a file begins again at 0."""
+        self.load()
         self.close()
+        cv2 = import_cv2(_PURPOSE)
         self._capture = self._connect(cv2)
         if not self.live:
             self._number = 0

@@ -113,6 +113,7 @@ class Reader:
     def request_stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
         self._stop.set()
+        self.source.interrupt()
         with self._changed:
             self._changed.notify_all()
 
@@ -145,6 +146,8 @@ class Reader:
             except SourceLostError as error:
                 if not self.source.live:
                     raise
+                if self._stop.is_set():
+                    return
                 self._lost_at = self._lost_at or time.monotonic()
                 self._set_connected(False)
                 self._tell_trouble(error)
@@ -160,6 +163,7 @@ class Reader:
             if frame is None:
                 return
             self._found_again()
+            self._count_lost(frame)
             if frame.number % self._every == 0:
                 self._offer(frame)
 
@@ -173,6 +177,8 @@ class Reader:
                 self._set_connected(True)
                 return True
             except AgpEdgeError as error:
+                if self._stop.is_set():
+                    return False
                 # What is wrong at the start is a mistake of the command; later it is a cable.
                 if not self.source.live or (first and not isinstance(error, SourceLostError)):
                     raise
@@ -221,6 +227,16 @@ class Reader:
         with self._changed:
             self.captured += 1
         self._on_event(error.what)
+
+    def _count_lost(self, frame: Frame) -> None:
+        """Frames that the source dropped before this one are captured and dropped, as if it had been done here."""
+        first = frame.number - frame.lost
+        # How many of [first, number) are multiples of `every`: the others would not have been captured.
+        lost = -(-frame.number // self._every) - -(-first // self._every)
+        if lost:
+            with self._changed:
+                self.captured += lost
+                self.dropped += lost
 
     def _offer(self, frame: Frame) -> None:
         with self._changed:

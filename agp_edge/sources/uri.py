@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET_PARAMETER = re.compile(
@@ -54,11 +54,35 @@ def escape_userinfo(uri: str) -> str:
     return f"{head}{userinfo}@{rest}"
 
 
-def split_userinfo(uri: str) -> tuple[str, str, str]:
-    """(`uri` without user and password, user, password), both unescaped, for libraries that take them apart."""
-    head, userinfo, rest = _split(uri, suspicious=False)
-    user, _, password = userinfo.partition(":")
-    return head + rest, unquote(user), unquote(password)
+def user_and_password(uri: str) -> tuple[str, str]:
+    """User and password of a URI as its server gets them, percent-decoded; empty where it has none."""
+    user, _, password = _split(uri, suspicious=False)[1].partition(":")
+    return unquote(user), unquote(password)
+
+
+def without_user(uri: str) -> str:
+    """`uri` without user and password, as a server is asked for it."""
+    head, _, rest = _split(uri, suspicious=False)
+    return head + rest
+
+
+def hide_password(text: str, uri: str) -> str:
+    """What a library said of a URI, without the URI's password, in whatever form it quotes it."""
+    text = text.replace(uri, redact(uri)).replace(escape_userinfo(uri), redact(uri))
+    for password in _forms_of_password(uri):
+        text = text.replace(password, HIDDEN)
+    return text
+
+
+def holds_password(value: str, uri: str) -> bool:
+    """Whether a value is the password of a URI, or an address with that password in it."""
+    return any(value == password or f":{password}@" in value for password in _forms_of_password(uri))
+
+
+def _forms_of_password(uri: str) -> list[str]:
+    """The password of a URI as it is written and as it is meant, the longest first; none where it has none."""
+    written = _split(uri, suspicious=True)[1].partition(":")[2]
+    return sorted({written, unquote(written), quote(unquote(written), safe="")} - {""}, key=len, reverse=True)
 
 
 def _split(uri: str, *, suspicious: bool) -> tuple[str, str, str]:

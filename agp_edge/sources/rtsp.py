@@ -1,0 +1,147 @@
+"""RTSP cameras, through OpenCV's FFmpeg, or decoded in hardware through GStreamer where it can."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from agp_edge.errors import AgpEdgeError, InputError, SourceLostError
+from agp_edge.sources import library_log
+from agp_edge.sources.base import Frame, Source
+from agp_edge.sources.opencv import OpenCvSource
+from agp_edge.sources.options import AS_IT_IS, SourceOptions
+from agp_edge.sources.uri import escape_userinfo, redact
+
+LOG_ERRORS = "16"
+"""FFmpeg's level of messages that say what went wrong."""
+
+ANALYSE_US = 100_000
+"""How much of a stream FFmpeg looks at before it begins. By itself it takes a second, which each reconnect then costs; what
+it finds out there is the frame rate. It opens without the picture's size too, and the first whole picture has that."""
+
+_STATUS = re.compile(r"method \w+ failed: (\d{3})")
+_NOT_REACHED = re.compile(
+    r"Connection refused|No route to host|Network is unreachable|Failed to resolve hostname"
+)
+
+
+class RtspSource(Source):
+    """A camera that speaks RTSP.
+
+    Args:
+        uri: `rtsp://…` or `rtsps://…`; user and password may be in it.
+        options: `transport`, `decode` and `timeout_s`.
+    """
+
+    takes = frozenset({"transport", "decode", "timeout_s"})
+    live = True
+
+    def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
+        self.name = redact(uri)
+        self.fps: float | None = None
+        self._uri = uri
+        self._options = options
+        self._inner: Source | None = None
+
+    def load(self) -> None:
+        """Find out what decodes, and load that."""
+        if self._inner is None:
+            self._inner = self._choose()
+        self._inner.load()
+
+    def open(self) -> None:
+        """Connect."""
+        self.load()
+        assert self._inner is not None
+        self._inner.open()
+        self.fps = self._inner.fps
+
+    def read(self) -> Frame | None:
+        """The next frame, in the size that it comes in: a camera that is set to another gives that from then on."""
+        if self._inner is None:
+            raise SourceLostError(f"{self.name} is not open", "open it first")
+        return self._inner.read()
+
+    def close(self) -> None:
+        """Let go; safe to call twice."""
+        if self._inner is not None:
+            self._inner.close()
+
+    def _choose(self) -> Source:
+        if self._options.decode == "hardware":
+            raise InputError(
+                f"there is nothing here that decodes {self.name} in hardware",
+                "leave --decode away",
+            )
+        return FfmpegRtspSource(self._uri, self._options)
+
+
+class FfmpegRtspSource(OpenCvSource):
+    """An RTSP camera decoded on the CPU.
+
+    Its settings of FFmpeg are those of the process. A frame is taken when it is whole: FFmpeg keeps none back to show them
+    at an even pace, and decodes in one thread, because each further one holds a frame.
+
+    Args:
+        uri: `rtsp://…` or `rtsps://…`.
+        options: `transport` and `timeout_s`.
+    """
+
+    def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
+        super().__init__(redact(uri), live=True)
+        self._uri = uri
+        self._options = options
+
+    def _connect(self, cv2: Any) -> Any:
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+            raise InputError(
+                f"{self.name} needs an OpenCV with FFmpeg; {cv2.__version__} here was built without",
+                "install one: pip install opencv-python-headless",
+            )
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
+            f"rtsp_transport;{self._options.transport}|fflags;nobuffer|flags;low_delay|analyzeduration;{ANALYSE_US}"
+        )
+        if library_log.is_caught():
+            os.environ["OPENCV_FFMPEG_LOGLEVEL"] = LOG_ERRORS
+        timeout_ms = int(self._options.timeout_s * 1000)
+        capture = cv2.VideoCapture(
+            escape_userinfo(self._uri),
+            cv2.CAP_FFMPEG,
+            [
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms,
+                cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms,
+            ],
+        )  # fmt: skip
+        if not capture.isOpened():
+            raise self._refusal(library_log.caught())
+        return capture
+
+    def _refusal(self, log: str) -> AgpEdgeError:
+        """Why FFmpeg did not open it, from what it printed; nothing of that is shown as it is."""
+        # The last: a camera that asks for a password says 401 first.
+        status = next(reversed(list(_STATUS.finditer(log))), None)
+        if status and status[1] in ("401", "403"):
+            return InputError(
+                f"{self.name} refuses user and password ({status[1]})",
+                "give those of the camera: rtsp://USER:PASSWORD@ADDRESS/PATH, a secret as ${NAME} or ${file:PATH}",
+            )
+        if status and status[1] == "404":
+            return SourceLostError(
+                f"{self.name} is no stream that the camera has (404)",
+                "look into the camera's manual for the path behind its address",
+            )
+        if status:
+            return SourceLostError(
+                f"{self.name} is refused by the camera ({status[1]})",
+                "see that it has room for one more viewer, and try --transport udp, or tcp",
+            )
+        if not_reached := _NOT_REACHED.search(log):
+            return SourceLostError(
+                f"{self.name} cannot be reached: {not_reached[0].lower()}",
+                "see that it is on, and check address and port",
+            )
+        return SourceLostError(
+            f"{self.name} does not open within {self._options.timeout_s:g} s, or gives no video",
+            "see that it is on and reachable, and check address, user and password",
+        )

@@ -1,0 +1,32 @@
+"""Peers of network cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.servers.rtsp import RtspServer, missing
+
+
+@pytest.fixture
+def start_rtsp() -> Iterator[Callable[..., RtspServer]]:
+    """`start_rtsp(size="64x48", who=None)`: a real RTSP server on loopback; ended with the test."""
+    lacks = missing()
+    if lacks:
+        pytest.skip(lacks)
+    servers: list[RtspServer] = []
+
+    def start(size: str = "64x48", who: str | None = None) -> RtspServer:
+        servers.append(RtspServer(size, who))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def rtsp(start_rtsp: Callable[..., RtspServer]) -> RtspServer:
+    """One of 64x48."""
+    return start_rtsp()
