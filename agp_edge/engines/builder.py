@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from agp_edge import gate
@@ -23,6 +24,7 @@ from agp_edge.files import flush, sha256_file, translate_write_errors, write_jso
 from agp_edge.frame import Precision, graph_of
 from agp_edge.gate import GateReport, Scores, check_reason
 from agp_edge.progress import Progress, silent
+from agp_edge.scene import SceneReference
 from agp_edge.trust import check_can_seal, seal_engine
 
 
@@ -188,6 +190,7 @@ class Workbench:
         self._frames = frames
         self._labelled = labelled
         self._reference: Scores | None = None
+        self._scene: SceneReference | None = None
         with translate_write_errors(beside):
             beside.mkdir(parents=True, exist_ok=True)
             self._scratch = tempfile.TemporaryDirectory(prefix=".agp-edge-build-", dir=beside)
@@ -219,6 +222,12 @@ class Workbench:
             with open_graph(self.bundle) as session:
                 self._reference = measure(session, self.frames, self.progress, self._labelled)
         return self._reference
+
+    def measure_scene(self) -> SceneReference:
+        """What the good frames are like as pictures, measured once."""
+        if self._scene is None:
+            self._scene = SceneReference.measure(chain(self.frames.threshold, self.frames.gate))
+        return self._scene
 
     def draft(self, precision: Precision, backend_name: str, target: Path) -> Draft:
         """Compile an engine, and judge it if it runs here; nothing is put in place.
@@ -270,6 +279,7 @@ class Workbench:
             provisional=self.frames.provisional,
             gate=report.to_dict(),
             self_test=self_test,
+            scene=self.measure_scene(),
         )
         before = previous_sidecar(target, sidecar)
         if before is not None:

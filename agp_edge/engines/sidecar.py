@@ -12,12 +12,13 @@ from agp_edge.bundle import Manifest, refuse_other_kind
 from agp_edge.errors import ArtefactError, InputError, quote
 from agp_edge.files import read_json, sha256_bytes, sha256_file, translate_load_errors, translate_read_errors
 from agp_edge.frame import PRECISIONS, FrameSpec, Precision
+from agp_edge.scene import SceneReference
 from agp_edge.trust.seal import is_seal
 
 FORMAT = "agp-edge-engine"
 VERSION = 1
 SUFFIX = ".engine"
-OPTIONAL: dict[str, tuple[type, ...]] = {"self_test": (list,)}
+OPTIONAL: dict[str, tuple[type, ...]] = {"self_test": (list,), "scene": (dict,)}
 """Keys that sidecars of earlier versions lack: key -> type."""
 
 
@@ -133,6 +134,7 @@ class Sidecar:
         rebuilt: how it answers otherwise than the engine that it replaced; None where it does not, or replaced none.
         self_test: its scores of the drawn reference frames on this machine; None where it could not be run, or was built
             by an earlier version.
+        scene: what the bundle's good frames are like as pictures; None as `self_test`.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Sidecar:
     layers: Layers | None = None
     rebuilt: Rebuilt | None = None
     self_test: list[float] | None = None
+    scene: SceneReference | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is written; what is optional and absent is left out, as in sidecars from before it."""
@@ -162,6 +165,7 @@ class Sidecar:
             "frame": self.frame.to_dict(),
             "layers": self.layers.to_dict() if self.layers else None,
             "rebuilt": dict(vars(self.rebuilt)) if self.rebuilt else None,
+            "scene": self.scene.to_dict() if self.scene else None,
         }
         # A seal is over what was written: a key that is added on the way would break those of earlier versions.
         return {key: v for key, v in value.items() if v is not None or key not in OPTIONAL}
@@ -210,8 +214,9 @@ class Sidecar:
             raise ArtefactError(f"{where}: its seal is none", rebuild)
         layers = Layers.from_dict(fields["layers"], where) if fields["layers"] is not None else None
         rebuilt = Rebuilt.from_dict(fields["rebuilt"], where) if fields["rebuilt"] is not None else None
+        scene = SceneReference.from_dict(fields["scene"], where) if "scene" in fields else None
         frame = FrameSpec.from_dict(fields["frame"])
-        return cls(**{**fields, "frame": frame, "layers": layers, "rebuilt": rebuilt})
+        return cls(**{**fields, "frame": frame, "layers": layers, "rebuilt": rebuilt, "scene": scene})
 
 
 def _are_numbers(values: list[Any]) -> bool:

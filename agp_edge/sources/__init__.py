@@ -20,6 +20,7 @@ __all__ = ["SOURCES", "Frame", "Source", "SourceOptions", "kind_of", "open_sourc
 SOURCES = {
     "v4l2": ("agp_edge.sources.v4l2", "V4l2Source"),
     "csi": ("agp_edge.sources.csi", "CsiSource"),
+    "genicam": ("agp_edge.sources.genicam", "GenicamSource"),
     "rtsp": ("agp_edge.sources.rtsp", "RtspSource"),
     "rtsps": ("agp_edge.sources.rtsp", "RtspSource"),
     "http": ("agp_edge.sources.http", "HttpSource"),
@@ -67,8 +68,8 @@ def open_source(uri: str, options: SourceOptions = AS_IT_IS) -> Source:
     """Make the source of a URI; nothing is opened yet.
 
     Args:
-        uri: `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `rtsp://…`, `http://…` (MJPEG), a video file,
-            an image, a folder, a glob. `${NAME}` and `${file:PATH}` in it are secrets, see `agp_edge.secrets`.
+        uri: `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `genicam://SERIAL`, `rtsp://…`, `http://…` (MJPEG),
+            a video file, an image, a folder, a glob. `${NAME}` and `${file:PATH}` in it are secrets, see `agp_edge.secrets`.
         options: what it is told; refused where it cannot heed it.
 
     Raises:

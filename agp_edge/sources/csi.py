@@ -2,48 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
 
-from agp_edge.errors import InputError, SourceLostError
-from agp_edge.sources.opencv import OpenCvSource
+from agp_edge.errors import InputError
+from agp_edge.sources.gst_binding import load_gst, missing_element
+from agp_edge.sources.gstreamer import GstSource, Pipeline
 from agp_edge.sources.options import AS_IT_IS, SourceOptions
 
-
-def pipeline(sensor: int) -> str:
-    """The GStreamer pipeline of a CSI sensor, ending in BGR frames of which only the newest is kept."""
-    return (
-        f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM) ! nvvidconv ! video/x-raw,format=BGRx "
-        "! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
-    )
+PIXEL_FORMATS = ("NV12", "BGRx")
+"""What a picture may come as. NV12 is what the camera gives, half the bytes, and has its colours converted as all others."""
 
 
-class CsiSource(OpenCvSource):
-    """A CSI camera.
+@dataclass(frozen=True)
+class CameraElement:
+    """What a CSI source is made of in GStreamer.
+
+    Attributes:
+        element: the source.
+        sensor: its property that takes the sensor's number.
+        caps: the kind of memory that its pictures are in.
+        convert: the element that brings them into ordinary memory.
+    """
+
+    element: str
+    sensor: str
+    caps: str
+    convert: str
+
+
+ARGUS = CameraElement("nvarguscamerasrc", "sensor-id", "video/x-raw(memory:NVMM)", "nvvidconv")
+
+
+class CsiSource(GstSource):
+    """A CSI camera. Its element stamps a picture when the image processor hands it over, later than the sensor gave it.
+
+    Without a size it is 1920x1080, without a rate 30: the element's own choice.
 
     Args:
         uri: `csi://0`, with the sensor's number.
+        options: `size_wh` and `fps`, by which the sensor's mode is chosen; `pixel_format`, NV12 or BGRx; `controls`,
+            the element's properties by name; `timeout_s`.
 
     Raises:
-        InputError: no sensor number.
+        InputError: no sensor number, or another pixel format.
     """
+
+    takes = frozenset({"size_wh", "fps", "pixel_format", "controls", "timeout_s"})
+    camera: ClassVar[CameraElement] = ARGUS
 
     def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
         number = uri.removeprefix("csi://")
-        if not number.isdigit():
+        if not (number.isascii() and number.isdigit()):
             raise InputError(f"{uri!r} names no CSI sensor", "write its number, as in csi://0")
-        self._sensor = int(number)
-        super().__init__(uri, live=True)
-
-    def _connect(self, cv2: Any) -> Any:
-        if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        self._format = options.pixel_format or PIXEL_FORMATS[0]
+        if self._format not in PIXEL_FORMATS:
             raise InputError(
-                f"{self.name} needs an OpenCV with GStreamer; {cv2.__version__} here was built without",
-                "use the OpenCV of JetPack: a virtual environment with --system-site-packages and no pip OpenCV in it",
+                f"{uri} gives no {self._format!r}", f"take a pixel format of: {', '.join(PIXEL_FORMATS)}"
             )
-        capture = cv2.VideoCapture(pipeline(self._sensor), cv2.CAP_GSTREAMER)
-        if not capture.isOpened():
-            raise SourceLostError(
-                f"{self.name} does not open",
-                "see that the sensor is connected: gst-inspect-1.0 nvarguscamerasrc",
+        self._sensor = number
+        self._options = options
+        super().__init__(uri, options.timeout_s, stamped=True)
+
+    def _make(self) -> Pipeline:
+        camera, options = self.camera, self._options
+        if missing := missing_element(load_gst(), camera.element, camera.convert):
+            raise InputError(
+                f"{self.name}: {missing.what}", f"on a Jetson {missing.hint}; elsewhere there is no csi://"
             )
-        return capture
+        caps = [camera.caps, "format=NV12"]
+        if options.size_wh is not None:
+            caps += ["width={},height={}".format(*options.size_wh)]
+        if options.fps is not None:
+            rate = Fraction(options.fps).limit_denominator(1001)
+            caps.append(f"framerate={rate.numerator}/{rate.denominator}")
+        pipeline = Pipeline(
+            f"{camera.element} name=camera ! {','.join(caps)} ! {camera.convert} ! video/x-raw,format={self._format}",
+            self.name,
+        )
+        try:
+            pipeline.set("camera", {**options.controls, camera.sensor: self._sensor})
+        except InputError as error:
+            pipeline.close()
+            raise InputError(f"{self.name}: {error.what}", error.hint) from error
+        return pipeline

@@ -19,7 +19,7 @@ from agp_edge.sources.http_timed import TimedConnection
 from agp_edge.sources.jpeg_stream import BrokenPicture, JpegStream, Picture
 from agp_edge.sources.options import AS_IT_IS, SourceOptions
 from agp_edge.sources.pixels import MJPEG, to_frame_pixels
-from agp_edge.sources.uri import redact, user_and_password, without_user
+from agp_edge.sources.uri import redact, split_userinfo
 
 MOST_REDIRECTS = 3
 CHUNK = 1 << 16
@@ -51,8 +51,7 @@ class HttpSource(Source):
     def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
         self.name = redact(uri)
         self.fps: float | None = None
-        self._user, self._password = user_and_password(uri)
-        self._url = without_user(uri)
+        self._url, self._user, self._password = split_userinfo(uri)
         self._timeout_s = options.timeout_s
         self._lock = threading.Lock()
         self._interrupted = False

@@ -69,10 +69,16 @@ class RtspSource(Source):
             self._inner.close()
 
     def _choose(self) -> Source:
+        if self._options.decode == "software":
+            return FfmpegRtspSource(self._uri, self._options)
+        from agp_edge.sources.gst_rtsp import GstRtspSource, rtsp_hardware_decoder
+
+        if rtsp_hardware_decoder() is not None:
+            return GstRtspSource(self._uri, self._options)
         if self._options.decode == "hardware":
             raise InputError(
                 f"there is nothing here that decodes {self.name} in hardware",
-                "leave --decode away",
+                "leave --decode away: GStreamer has no such decoder, or is not installed (see agp-edge doctor)",
             )
         return FfmpegRtspSource(self._uri, self._options)
 

@@ -54,16 +54,11 @@ def escape_userinfo(uri: str) -> str:
     return f"{head}{userinfo}@{rest}"
 
 
-def user_and_password(uri: str) -> tuple[str, str]:
-    """User and password of a URI as its server gets them, percent-decoded; empty where it has none."""
-    user, _, password = _split(uri, suspicious=False)[1].partition(":")
-    return unquote(user), unquote(password)
-
-
-def without_user(uri: str) -> str:
-    """`uri` without user and password, as a server is asked for it."""
-    head, _, rest = _split(uri, suspicious=False)
-    return head + rest
+def split_userinfo(uri: str) -> tuple[str, str, str]:
+    """(`uri` without user and password, user, password), both unescaped, for libraries that take them apart."""
+    head, userinfo, rest = _split(uri, suspicious=False)
+    user, _, password = userinfo.partition(":")
+    return head + rest, unquote(user), unquote(password)
 
 
 def hide_password(text: str, uri: str) -> str:

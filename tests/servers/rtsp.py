@@ -27,12 +27,12 @@ class RtspServer:
 
     Args:
         size: `WIDTHxHEIGHT`.
-        who: `USER:PASSWORD` that it asks for by Digest; None asks for nothing.
+        password: of the user `admin`, asked for by Digest; None asks for nothing.
     """
 
-    def __init__(self, size: str = "64x48", who: str | None = None) -> None:
+    def __init__(self, size: str = "64x48", password: str | None = None) -> None:
         self.port = "0"
-        self._who = who
+        self._password = password
         self.start(size)
 
     @property
@@ -42,8 +42,8 @@ class RtspServer:
 
     def start(self, size: str = "64x48") -> None:
         """Start, on the same port as before."""
-        who = [] if self._who is None else [self._who]
-        command = [SYSTEM_PYTHON, str(SERVER), size, self.port, *who]
+        lock = [] if self._password is None else ["--password", self._password]
+        command = [SYSTEM_PYTHON, str(SERVER), size, self.port, *lock]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = self._process.stdout.readline().strip()

@@ -1,8 +1,10 @@
-"""A real RTSP server on loopback, for the system's Python with GStreamer: `rtsp_server.py WIDTHxHEIGHT [PORT [USER:PASSWORD]]`.
+"""A real RTSP server on loopback, for the system's Python with GStreamer: `rtsp_server.py WIDTHxHEIGHT [PORT]`.
 
-Serves H.264 of a moving ball at rtsp://127.0.0.1:PORT/live and prints the port, once it listens.
+Serves a moving ball at rtsp://127.0.0.1:PORT/live and prints the port, once it listens. `--codec H265` or `JPEG` instead of
+H264; with `--password P` it wants user `admin` and that password (digest).
 """
 
+import argparse
 import sys
 
 import gi
@@ -14,40 +16,52 @@ from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 PIPELINE = (
     "( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width={width},height={height},framerate=30/1 "
-    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay name=pay0 config-interval=1 )"
+    "! {coder} )"
 )
+CODERS = {
+    "H264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay name=pay0 config-interval=1",
+    "H265": "x265enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph265pay name=pay0 config-interval=1",
+    "JPEG": "jpegenc ! rtpjpegpay name=pay0",
+}
 
 
-def ask_for_password(
-    server: GstRtspServer.RTSPServer, factory: GstRtspServer.RTSPMediaFactory, who: str
-) -> None:
-    """Have the server ask by Digest, as cameras do."""
-    user, password = who.split(":")
-    token = GstRtspServer.RTSPToken()
-    token.set_string("media.factory.role", "viewer")
-    auth = GstRtspServer.RTSPAuth()
-    auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
-    auth.add_digest(user, password, token)
-    server.set_auth(auth)
-    permissions = GstRtspServer.RTSPPermissions()
-    for permission in ("media.factory.access", "media.factory.construct"):
-        permissions.add_permission_for_role("viewer", permission, True)
+def lock(server: GstRtspServer.RTSPServer, factory: GstRtspServer.RTSPMediaFactory, password: str) -> None:
+    """Let nobody in but `admin`."""
+    permissions = GstRtspServer.RTSPPermissions.new()
+    permissions.add_role("user")
+    for right in (
+        GstRtspServer.RTSP_PERM_MEDIA_FACTORY_ACCESS,
+        GstRtspServer.RTSP_PERM_MEDIA_FACTORY_CONSTRUCT,
+    ):
+        permissions.add_permission_for_role("user", right, True)
     factory.set_permissions(permissions)
+    token = GstRtspServer.RTSPToken.new()
+    token.set_string(GstRtspServer.RTSP_TOKEN_MEDIA_FACTORY_ROLE, "user")
+    auth = GstRtspServer.RTSPAuth.new()
+    auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+    auth.add_digest("admin", password, token)
+    server.set_auth(auth)
 
 
 def main() -> None:
     """Serve until killed."""
-    width, height = sys.argv[1].split("x")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("size")
+    parser.add_argument("port", nargs="?", default="0")
+    parser.add_argument("--codec", default="H264", choices=CODERS)
+    parser.add_argument("--password")
+    arguments = parser.parse_args()
+    width, height = arguments.size.split("x")
     Gst.init(None)
     server = GstRtspServer.RTSPServer.new()
     server.set_address("127.0.0.1")
-    server.set_service(sys.argv[2] if len(sys.argv) > 2 else "0")
+    server.set_service(arguments.port)
     factory = GstRtspServer.RTSPMediaFactory.new()
-    factory.set_launch(PIPELINE.format(width=width, height=height))
+    factory.set_launch(PIPELINE.format(width=width, height=height, coder=CODERS[arguments.codec]))
     factory.set_shared(True)
-    if len(sys.argv) > 3:
-        ask_for_password(server, factory, sys.argv[3])
     server.get_mount_points().add_factory("/live", factory)
+    if arguments.password:
+        lock(server, factory, arguments.password)
     if not server.attach(None):
         sys.exit("cannot listen")
     print(server.get_bound_port(), flush=True)

@@ -21,6 +21,7 @@ from agp_edge.engines.sidecar import (
 from agp_edge.errors import AgpEdgeError, ArtefactError, InputError
 from agp_edge.files import write_json
 from agp_edge.frame import FrameSpec
+from agp_edge.scene import SceneReference
 
 
 def change(engine: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -47,6 +48,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         layers=Layers("the runtime", {("FullyConnected", "i8"): 9, ("MVN", "f32"): 5}),
         rebuilt=Rebuilt("c" * 64, "tensorrt-rtx 1.6", 0.25, 0.1, ["good/1.png"]),
         self_test=[0.5, 1.5],
+        scene=SceneReference(40, *[(1.0, 1.5, 2.0, 2.5, 3.0)] * 3),
     )
     write_json(tmp_path / "s.json", sidecar.to_dict())
     assert Sidecar.from_dict(json.loads((tmp_path / "s.json").read_text()), "s.json") == sidecar
@@ -90,6 +92,7 @@ def test_a_changed_byte_of_the_plan(tiny_engine: Path) -> None:
     assert info.value.exit_code == 4
 
 
+SCENE = SceneReference(40, *[(1.0, 1.5, 2.0, 2.5, 3.0)] * 3).to_dict()
 REBUILT = {"previous": "a" * 64, "previous_version": "1", "drift_max": 0.1, "noise": 0.01, "flips": []}
 
 
@@ -116,6 +119,14 @@ REBUILT = {"previous": "a" * 64, "previous_version": "1", "drift_max": 0.1, "noi
         (lambda v: v.update(self_test=None), "self_test"),
         (lambda v: v.update(self_test=[]), "its self-test is none"),
         (lambda v: v.update(self_test=[True]), "its self-test is none"),
+        (lambda v: v.update(scene=None), "scene"),
+        (lambda v: v.update(scene={}), "of good frames cannot be read"),
+        (lambda v: v.update(scene={**SCENE, "colour": [1, 2, 3, 4, 5]}), "of good frames cannot be read"),
+        (lambda v: v.update(scene={**SCENE, "frames": 0}), "of good frames cannot be read"),
+        (lambda v: v.update(scene={**SCENE, "frames": True}), "of good frames cannot be read"),
+        (lambda v: v.update(scene={**SCENE, "contrast": [1, 2, 3, 4]}), "of good frames cannot be read"),
+        (lambda v: v.update(scene={**SCENE, "contrast": [5, 4, 3, 2, 1]}), "of good frames cannot be read"),
+        (lambda v: v.update(scene={**SCENE, "contrast": [1, 2, "3", 4, 5]}), "of good frames cannot be read"),
         (lambda v: v["frame"].update(width=0), "no frame size"),
         (lambda v: v["frame"].pop("height"), "height"),
     ],
@@ -174,7 +185,18 @@ def test_no_mutated_sidecar_brings_it_down(tiny_engine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["frame", "device", "normal_scores", "gate", "precision", "build_seconds", "rebuilt", "self_test"]
+    "key",
+    [
+        "frame",
+        "device",
+        "normal_scores",
+        "gate",
+        "precision",
+        "build_seconds",
+        "rebuilt",
+        "self_test",
+        "scene",
+    ],
 )
 @pytest.mark.parametrize("value", [None, True, -1, 1e308, "", "x", [], [None], [[]], {}, {"a": {}}])
 def test_no_field_of_another_type_brings_it_down(tiny_engine: Path, key: str, value: Any) -> None:

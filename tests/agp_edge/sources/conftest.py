@@ -11,14 +11,14 @@ from tests.servers.rtsp import RtspServer, missing
 
 @pytest.fixture
 def start_rtsp() -> Iterator[Callable[..., RtspServer]]:
-    """`start_rtsp(size="64x48", who=None)`: a real RTSP server on loopback; ended with the test."""
+    """`start_rtsp(size="64x48", password=None)`: a real RTSP server on loopback; ended with the test."""
     lacks = missing()
     if lacks:
         pytest.skip(lacks)
     servers: list[RtspServer] = []
 
-    def start(size: str = "64x48", who: str | None = None) -> RtspServer:
-        servers.append(RtspServer(size, who))
+    def start(size: str = "64x48", password: str | None = None) -> RtspServer:
+        servers.append(RtspServer(size, password))
         return servers[-1]
 
     yield start

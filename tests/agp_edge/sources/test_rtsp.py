@@ -127,7 +127,7 @@ def test_a_camera_that_accepts_and_says_nothing() -> None:
 
 
 def test_passwords_are_asked_for_and_refusals_told_as_such(start_rtsp: Callable[..., RtspServer]) -> None:
-    server = start_rtsp(who="admin:right")
+    server = start_rtsp(password="right")
     with open_source(f"rtsp://admin:right@{server.address}", SOFTWARE) as source:
         source.read()
     for user in ("admin:wrong@", ""):

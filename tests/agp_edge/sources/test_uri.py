@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agp_edge.errors import InputError
 from agp_edge.sources import kind_of, open_source, redact
-from agp_edge.sources.uri import escape_userinfo
+from agp_edge.sources.uri import escape_userinfo, split_userinfo
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,7 @@ def test_a_camera_that_is_not_there() -> None:
         open_source("99").open()
 
 
-def test_csi_needs_gstreamer() -> None:
-    cv2 = pytest.importorskip("cv2")
-    if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-        pytest.skip("this OpenCV has GStreamer")
-    with pytest.raises(InputError, match="GStreamer"):
-        open_source("csi://0").open()
+def test_user_and_password_are_taken_apart_for_a_library_that_wants_them_so() -> None:
+    assert split_userinfo("rtsp://a:b/c@d%25@cam:554/x") == ("rtsp://cam:554/x", "a", "b/c@d%")
+    assert split_userinfo("rtsp://a@cam/x") == ("rtsp://cam/x", "a", "")
+    assert split_userinfo("rtsp://cam/x@2") == ("rtsp://cam/x@2", "", "")
