@@ -43,6 +43,7 @@ class StreamStatus(TypedDict):
 
     `healthy` is false when no verdict was given for too long, and `reason` says why. `rates` are the false-reject
     rates that the engine's normal scores can promise, smallest and largest; None where the threshold cannot be set by a rate.
+    `waits_for_trigger` where a frame is judged only when a trigger came.
     """
 
     healthy: bool
@@ -56,6 +57,7 @@ class StreamStatus(TypedDict):
     provisional: bool
     sources: list[SourceStatus]
     sinks: list[SinkStatus]
+    waits_for_trigger: bool
     triggers: int
     triggers_missed: int
 

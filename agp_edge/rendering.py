@@ -45,12 +45,31 @@ def draw_heat(
     cv2 = import_cv2("drawing heat maps")
     height, width = pixels.shape[:2]
     colour = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.shape[2] == 1 else pixels
-    hot = cv2.resize(heat(anomaly_map, threshold), (width, height), interpolation=cv2.INTER_LINEAR)
-    paint = cv2.applyColorMap((hot * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    # Cubed: most of a good part lies between half the threshold and the threshold, and must keep its colours.
-    alpha = (STRONGEST * np.minimum(2 * hot, 1) ** 3)[..., np.newaxis]
+    paint, share = colour_heat(anomaly_map, threshold, (width, height))
+    alpha = share[..., np.newaxis]
     mixed: NDArray[np.uint8] = (colour * (1 - alpha) + paint * alpha + 0.5).astype(np.uint8)
     return mixed
+
+
+def colour_heat(
+    anomaly_map: NDArray[np.float32], threshold: float, size_wh: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The colours of a heat map, and how much of them covers what is below.
+
+    Args:
+        anomaly_map: [h, w] float32.
+        threshold: the score's threshold.
+        size_wh: (width, height) of the result.
+
+    Returns:
+        [H, W, 3] uint8 BGR, and [H, W] float32 in 0..`STRONGEST`: 0 where a place is cold.
+    """
+    cv2 = import_cv2("drawing heat maps")
+    hot = cv2.resize(heat(anomaly_map, threshold), size_wh, interpolation=cv2.INTER_LINEAR)
+    paint: NDArray[np.uint8] = cv2.applyColorMap((hot * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    # Cubed: most of a good part lies between half the threshold and the threshold, and must keep its colours.
+    share: NDArray[np.float32] = STRONGEST * np.minimum(2 * hot, 1) ** 3
+    return paint, share
 
 
 def annotate(

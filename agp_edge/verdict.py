@@ -196,6 +196,24 @@ class Judge:
         if threshold is not None:
             self.threshold = float(threshold)
 
+    def at_rate(self, false_reject_rate: float | None) -> Judge:
+        """The same scores with the threshold of another false-reject rate.
+
+        Raises:
+            InputError: as `choose_threshold`.
+        """
+        return Judge(self._ordered, false_reject_rate, provisional=self.provisional)
+
+    def at_threshold(self, threshold: float) -> Judge:
+        """The same scores with a threshold set by hand."""
+        return Judge(self._ordered, threshold=threshold, provisional=self.provisional)
+
+    @property
+    def rates(self) -> tuple[float, float] | None:
+        """The smallest false-reject rate that the scores can promise, and the largest that is of use; None without scores."""
+        n = len(self._ordered)
+        return (1 / (n + 1), max(0.5, 1 / (n + 1))) if n else None
+
     def p_value(self, score: float) -> float:
         """(1 + #{s_i >= score}) / (n + 1); without normal scores 1, which is no evidence of anything.
 

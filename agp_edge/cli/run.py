@@ -110,7 +110,13 @@ def stream(
                 _check_first_frame(item, spec)
         sinks = _sinks(opened, jsonl, rejects, videos, sources, (spec.width, spec.height), every)
         running = Stream(
-            sources, judging, sinks, every=every, frames=frames, batch_wait_ms=wait_ms, on_event=note
+            sources,
+            judging,
+            sinks,
+            every=every,
+            frames=frames,
+            batch_wait_ms=wait_ms,
+            on_event=lambda event: note(event.text),
         )
         _introduce(judging)
         with (

@@ -6,21 +6,46 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError, SourceLostError
+from agp_edge.events import Event, OnEvent, nobody
 from agp_edge.sources.base import Frame, Source
+from agp_edge.sources.triggering import Pending, TriggerQueue
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
 REMIND_S = 60.0
 """What went wrong before is not said again at each try, but it is said this often that there are still tries."""
 
-LONGEST_CLOSE_S = 12.0
-"""Longer than a network camera's time-outs."""
+MOST_TROUBLES = 16
+
+LONGEST_CLOSE_S = 1.0
+"""For a camera that does not let itself be interrupted: its thread is left behind, and ends with the process."""
 
 READ_AHEAD = 2
 """Frames of a file that wait decoded: enough that decoding and judging overlap."""
+
+MOST_PARTS = 8
+"""Triggered frames of a camera that wait: each is a part, and a burst of them is no reason to miss one."""
+
+FAILURE_TOLD_S = 10.0
+"""Frames that cannot be read one after another are told this often."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A frame that was handed over.
+
+    Attributes:
+        frame: the frame.
+        handed_ns: since when it waited (`time.monotonic_ns`).
+        part: what its trigger called the part.
+    """
+
+    frame: Frame
+    handed_ns: int
+    part: str | None = None
 
 
 class Reader:
@@ -33,16 +58,23 @@ class Reader:
     A live source that is lost is opened again and again, with growing, capped and jittered delays. Each trouble is
     told once until there is a frame again.
 
+    With triggers, only the first frame at or after each is captured, and up to `MOST_PARTS` of a camera's wait.
+
     Args:
         source: opened, read and closed in the thread only.
         changed: shared with whoever takes frames; notified when a frame or the end has come.
         every: take every N-th frame; those between are not captured.
         read_ahead: frames of a file that wait decoded at most.
-        on_event: told in one line of what befalls the source.
+        give_up_s: a camera that was lost for longer is lost for good; None tries for ever.
+        trigger_wait_s: frames are captured when triggered alone, and a trigger waits so long for its frame; None
+            captures all.
+        on_event: told of what befalls the source.
 
     Attributes:
         captured, dropped: frames; captured ones that could not be read are among them.
         reconnects: how often a lost source gave frames again.
+        connected: it is open, or a file.
+        triggers, missed: triggers that came, and those for which there was no frame.
         ended: there will be no more frames.
         error: what ended it, if that was no end of a file.
         first_failure: why the first of those that could not be read could not.
@@ -55,26 +87,34 @@ class Reader:
         *,
         every: int = 1,
         read_ahead: int = READ_AHEAD,
-        on_event: Callable[[str], None] = lambda text: None,
+        give_up_s: float | None = None,
+        trigger_wait_s: float | None = None,
+        on_event: OnEvent = nobody,
     ) -> None:
         self.source = source
-        self.captured = self.dropped = self.reconnects = 0
+        self.captured = self.dropped = self.reconnects = self.triggers = self.missed = 0
+        self.connected = False
         self.ended = False
         self.error: BaseException | None = None
         self.first_failure: InputError | None = None
         self._changed = changed
         self._every = every
-        self._most = 1 if source.live else read_ahead
+        self._give_up_s = give_up_s
+        self._queue = None if trigger_wait_s is None else TriggerQueue(trigger_wait_s)
+        self._most = read_ahead
+        if source.live:
+            self._most = 1 if self._queue is None else MOST_PARTS
         self._on_event = on_event
-        self._waiting: deque[tuple[Frame, int]] = deque()
+        self._waiting: deque[Taken] = deque()
         self._waiting_since = 0
-        self._connected = False
         self._stop = threading.Event()
         self._delay_s = FIRST_DELAY_S
         self._lost_at: float | None = None
         self._troubles: set[str] = set()
         self._tries = 0
-        self._told_at = 0.0
+        self._gave_frames = False
+        self._told_at = self._failure_told_at = float("-inf")
+        self._failed = 0
         # A daemon, because a camera's driver may never come back from a read; `close` waits for it all the same.
         self._thread = threading.Thread(target=self._run, name=f"read {source.name}", daemon=True)
 
@@ -84,12 +124,22 @@ class Reader:
         return len(self._waiting)
 
     @property
+    def triggered(self) -> bool:
+        """Whether frames are captured on triggers alone."""
+        return self._queue is not None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a trigger waits for its frame."""
+        return self._queue is not None and len(self._queue) > 0
+
+    @property
     def may_bring_more(self) -> bool:
         """Whether more frames are to be expected before one is taken; hold `changed`.
 
         Not of a source that is lost: others would wait for it, for as long as it takes.
         """
-        return self._connected and not self.ended and len(self._waiting) < self._most
+        return self.connected and not self.ended and len(self._waiting) < self._most
 
     @property
     def oldest_ns(self) -> int:
@@ -100,15 +150,39 @@ class Reader:
         """Begin to read."""
         self._thread.start()
 
-    def take(self) -> tuple[Frame, int]:
-        """The frame that waits, and when it was handed over (`time.monotonic_ns`); hold `changed`."""
+    def take(self) -> Taken:
+        """The frame that waits for longest; hold `changed`."""
         taken = self._waiting.popleft()
         if self._waiting:
-            self._waiting_since = self._waiting[0][1]
+            self._waiting_since = self._waiting[0].handed_ns
         if not self.source.live:
             self.captured += 1
             self._changed.notify_all()
         return taken
+
+    def trigger(self, part: str | None, at_ns: int) -> None:
+        """Have the first frame captured at or after a time taken.
+
+        Args:
+            part: the part's id.
+            at_ns: `time.monotonic_ns`.
+        """
+        assert self._queue is not None, "a reader without triggers is given none"
+        with self._changed:
+            self.triggers += 1
+            gone = self._queue.add(Pending(part, at_ns))
+            self._changed.notify_all()
+        if gone is not None:
+            self._miss(gone, "too many triggers at once")
+
+    def expire_triggers(self) -> None:
+        """Give up the triggers that waited for a frame for too long."""
+        if self._queue is None:
+            return
+        with self._changed:
+            gone = self._queue.expire()
+        for pending in gone:
+            self._miss(pending, "no frame came")
 
     def request_stop(self) -> None:
         """Ask the thread to end, without waiting for it."""
@@ -141,14 +215,16 @@ class Reader:
 
     def _read_all(self) -> None:
         while not self._stop.is_set():
+            if not self._await_trigger():
+                return
             try:
                 frame = self.source.read()
             except SourceLostError as error:
-                if not self.source.live:
-                    raise
                 if self._stop.is_set():
                     return
-                self._lost_at = self._lost_at or time.monotonic()
+                if not self.source.live:
+                    raise
+                self._lose()
                 self._set_connected(False)
                 self._tell_trouble(error)
                 self.source.close()
@@ -163,9 +239,29 @@ class Reader:
             if frame is None:
                 return
             self._found_again()
-            self._count_lost(frame)
+            if self._queue is None:
+                self._count_lost(frame)
             if frame.number % self._every == 0:
                 self._offer(frame)
+
+    def _await_trigger(self) -> bool:
+        """Before a file's next frame: wait for a trigger, if frames are taken on triggers; False if told to stop."""
+        if self.source.live or self._queue is None:
+            return True
+        queue = self._queue
+        with self._changed:
+            self._changed.wait_for(lambda: len(queue) or self._stop.is_set())
+        return not self._stop.is_set()
+
+    def _lose(self) -> None:
+        """Note when the source was lost first, and give it up for good if that is too long ago."""
+        now = time.monotonic()
+        self._lost_at = now if self._lost_at is None else self._lost_at
+        if self._give_up_s is not None and now - self._lost_at > self._give_up_s:
+            raise SourceLostError(
+                f"{self.source.name} gave no frame for {now - self._lost_at:.0f} s",
+                "see that it is on and reachable; without --give-up it is tried again for ever",
+            )
 
     def _connect(self, *, first: bool) -> bool:
         """Open the source, however long it takes; False if told to stop meanwhile."""
@@ -182,6 +278,7 @@ class Reader:
                 # What is wrong at the start is a mistake of the command; later it is a cable.
                 if not self.source.live or (first and not isinstance(error, SourceLostError)):
                     raise
+                self._lose()
                 self._tell_trouble(error)
                 if self._pause():
                     return False
@@ -189,7 +286,7 @@ class Reader:
 
     def _set_connected(self, connected: bool) -> None:
         with self._changed:
-            self._connected = connected
+            self.connected = connected
             self._changed.notify_all()
 
     def _pause(self) -> bool:
@@ -203,13 +300,18 @@ class Reader:
         self._tries += 1
         now = time.monotonic()
         if error.what not in self._troubles:
+            # Bounded: an error that says something else each time is no reason to remember all of it.
+            if len(self._troubles) >= MOST_TROUBLES:
+                self._troubles.clear()
             self._troubles.add(error.what)
-            self._on_event(f"{error.what}: {error.hint}; it is tried again for ever, Ctrl-C ends it")
+            until = "for ever, Ctrl-C ends it" if self._give_up_s is None else f"for {self._give_up_s:g} s"
+            text = f"{error.what}: {error.hint}; it is tried again {until}"
         elif now - self._told_at >= REMIND_S:
-            self._on_event(f"{error.what}: still trying, {self._tries} tries")
+            text = f"{error.what}: still trying, {self._tries} tries"
         else:
             return
         self._told_at = now
+        self._on_event(Event("source-lost", text, self.source.name, "error", data={"tries": self._tries}))
 
     def _found_again(self) -> None:
         # Only a frame proves that a source is back: a server may accept and then send nothing.
@@ -218,15 +320,34 @@ class Reader:
         self._tries = 0
         if self._lost_at is not None:
             gap, self._lost_at = time.monotonic() - self._lost_at, None
-            with self._changed:
-                self.reconnects += 1
-            self._on_event(f"{self.source.name} is back after {gap:.1f} s")
+            text = f"{self.source.name} gives frames after {gap:.1f} s"
+            if self._gave_frames:
+                text = f"{self.source.name} is back after {gap:.1f} s"
+                with self._changed:
+                    self.reconnects += 1
+            self._on_event(
+                Event("source-back", text, self.source.name, "info", data={"gap_s": round(gap, 3)})
+            )
+        self._gave_frames = True
 
     def _fail(self, error: InputError) -> None:
         self.first_failure = self.first_failure or error
         with self._changed:
             self.captured += 1
-        self._on_event(error.what)
+        self._failed += 1
+        now = time.monotonic()
+        # A camera that sends rubbish would fill the disk with what is said of it; of files each one is told.
+        if self.source.live and now - self._failure_told_at < FAILURE_TOLD_S:
+            return
+        self._failure_told_at = now
+        self._on_event(Event("frame-failed", error.what, self.source.name, data={"failed": self._failed}))
+
+    def _miss(self, pending: Pending, why: str) -> None:
+        with self._changed:
+            self.missed += 1
+        name = "a trigger" if pending.part is None else f"part {pending.part}"
+        text = f"{name} has no verdict of {self.source.name}: {why}"
+        self._on_event(Event("trigger-missed", text, self.source.name, "error", data={"part": pending.part}))
 
     def _count_lost(self, frame: Frame) -> None:
         """Frames that the source dropped before this one are captured and dropped, as if it had been done here."""
@@ -239,7 +360,15 @@ class Reader:
                 self.dropped += lost
 
     def _offer(self, frame: Frame) -> None:
+        given_way: list[Taken] = []
         with self._changed:
+            part = None
+            if self._queue is not None:
+                # A file's frame is for the trigger that it waited for, whenever it was recorded.
+                pending = self._queue.match(frame.captured_ns if self.source.live else time.monotonic_ns())
+                if pending is None:
+                    return
+                part = pending.part
             if self.source.live:
                 if self._stop.is_set():
                     return
@@ -249,10 +378,14 @@ class Reader:
                 if self._stop.is_set():
                     return
             now = time.monotonic_ns()
-            if not self._waiting:
+            while self.source.live and len(self._waiting) >= self._most:
+                given_way.append(self._waiting.popleft())
+            if not self._waiting and not given_way:
                 self._waiting_since = now
-            if self.source.live:
-                self.dropped += len(self._waiting)
-                self._waiting.clear()
-            self._waiting.append((frame, now))
+            elif self._waiting:
+                self._waiting_since = self._waiting[0].handed_ns
+            self.dropped += len(given_way)
+            self._waiting.append(Taken(frame, now, part))
             self._changed.notify_all()
+        for taken in given_way if self._queue is not None else ():
+            self._miss(Pending(taken.part, taken.handed_ns), "more parts came than the engine judges")

@@ -78,6 +78,7 @@ class PlainControl:
             "provisional": False,
             "sources": list(sources) or [make_source()],
             "sinks": [{"sink": "--jsonl", "written": 8, "lost": 2, "waiting": 0, "error": None}],
+            "waits_for_trigger": False,
             "triggers": 0,
             "triggers_missed": 0,
         }

@@ -218,7 +218,7 @@ def test_the_counts_of_a_reader_hold_though_frames_are_lost_in_the_process() -> 
     while taken < 20 and time.monotonic() < end:
         with changed:
             if changed.wait_for(lambda: reader.waiting > 0, 1):
-                frame, _ = reader.take()
+                frame = reader.take().frame
                 highest = frame.number
                 assert highest % 3 == 0
                 taken += 1

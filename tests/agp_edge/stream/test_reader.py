@@ -1,0 +1,82 @@
+"""A camera that is lost and comes back: delays, what is told, what is counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agp_edge.errors import SourceLostError
+from agp_edge.judging import JudgingEngine
+from agp_edge.sources import reader as reading
+from agp_edge.stream import Stream
+from tests.agp_edge.stream.rig import Camera, Collect, counts_of
+
+Part = Callable[..., NDArray[np.uint8]]
+WriteVideo = Callable[[Path, Sequence[NDArray[np.uint8]]], Path]
+
+
+def test_a_lost_camera_comes_back_and_is_counted(engine: JudgingEngine, part: Part) -> None:
+    events: list[str] = []
+    sink = Collect()
+    stream = Stream(
+        [Camera(part, total=30, losses=(10, 10, 20))],
+        engine,
+        [sink],
+        on_event=lambda event: events.append(event.text),
+    )
+    stream.run()
+    (counts,) = counts_of(stream)
+    # Lost twice at frame 10 without a frame between: that is one return.
+    assert counts["reconnects"] == 2
+    assert counts["captured"] == 30
+    assert sum("is back" in event for event in events) == 2
+
+
+def test_delays_between_tries_grow_up_to_a_cap(monkeypatch: pytest.MonkeyPatch, part: Part) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(reading, "FIRST_DELAY_S", 0.5)
+    reader = reading.Reader(Camera(part, total=1, losses=[0] * 12), threading.Condition())
+
+    def wait(timeout: float | None = None) -> bool:
+        waited.append(timeout or 0)
+        return False
+
+    monkeypatch.setattr(reader._stop, "wait", wait)
+    reader.start()
+    reader.close()
+    assert len(waited) == 12
+    for i, delay in enumerate(waited):
+        full = min(0.5 * 2**i, reading.LONGEST_DELAY_S)
+        assert full / 2 <= delay <= full
+
+
+def test_the_same_trouble_is_told_once(monkeypatch: pytest.MonkeyPatch, part: Part) -> None:
+    events: list[str] = []
+    now = [1000.0]
+    monkeypatch.setattr("agp_edge.sources.reader.time.monotonic", lambda: now[0])
+    camera = Camera(part, total=2, losses=[0, 1])
+    failures = [f"{what} does not answer" for what in ("it", "it", "it", "another", "it", "it", "it")]
+
+    def connect() -> None:
+        now[0] += 20
+        if failures:
+            raise SourceLostError(failures.pop(0), "check address, user and password")
+
+    monkeypatch.setattr(camera, "open", connect)
+    reader = reading.Reader(camera, threading.Condition(), on_event=lambda event: events.append(event.text))
+    monkeypatch.setattr(reader._stop, "wait", lambda timeout=None: False)
+    reader.start()
+    reader._thread.join(10)
+    assert reader.ended
+    first, another, reminder, lost, lost_again = (e for e in events if " after " not in e)
+    assert first.startswith("it does not answer: check address, user and password; ")
+    assert "Ctrl-C" in first
+    assert another.startswith("another does not answer: ")
+    assert reminder == "it does not answer: still trying, 7 tries"
+    assert lost.startswith("camera gives no more frames")
+    assert lost_again == lost, "after a frame it is news again"
