@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 
 from agp_edge.errors import InputError, SourceLostError
 from agp_edge.sources.gst_binding import load_gst, missing_element
 from agp_edge.sources.gstreamer import GstSource, Pipeline
 from agp_edge.sources.options import AS_IT_IS, SourceOptions
+from agp_edge.sources.rtsp import refusal
 from agp_edge.sources.uri import redact, split_userinfo
 
 CODECS = {"H264": "rtph264depay ! h264parse name=parse", "H265": "rtph265depay ! h265parse name=parse"}
@@ -33,6 +35,8 @@ RAW = 'capsfilter caps="video/x-raw,format={NV12,I420}"'
 
 LATENCY_MS = {"tcp": "0", "udp": "200"}
 """How long a packet that is missing is waited for; over TCP none is."""
+
+_STATUS = re.compile(r" \((\d{3})\)$")
 
 
 @functools.cache
@@ -99,6 +103,12 @@ class GstRtspSource(GstSource):
         self._options = options
         self._codecs = list(CODECS)
 
+    def load(self) -> None:
+        """Load GStreamer, and find out what decodes: a driver takes its time to say."""
+        super().load()
+        for codec in CODECS:
+            decoder_of(codec, self._options.decode)
+
     def open(self) -> None:
         """Connect. Which codec it is shows when it sends; the one that it was is tried first the next time."""
         for codec in list(self._codecs):
@@ -106,10 +116,8 @@ class GstRtspSource(GstSource):
                 super().open()
                 return
             except SourceLostError as error:
-                if "(401)" in error.what:
-                    raise SourceLostError(
-                        error.what, "see user and password: rtsp://USER:PASSWORD@…"
-                    ) from error
+                if status := _STATUS.search(error.what):
+                    raise refusal(self.name, status[1]) from error
                 # No part of the pipeline took the stream.
                 if "not-linked" not in error.what:
                     raise

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.errors import InputError, SourceLostError, quote
+from agp_edge.extras import import_cv2
 from agp_edge.sources import gst_binding
 from agp_edge.sources.base import Frame, Source
 from agp_edge.sources.gst_binding import GError, GstBuffer, GstMapInfo, GstMessage, Layout
@@ -116,19 +117,22 @@ class Pipeline:
                 f"{self.name} does not start", "see that it is on and that nothing else uses it"
             )
 
-    def pull(self, timeout_s: float, use: Callable[[Bytes, Layout, int | None], T]) -> T:
+    def pull(
+        self, timeout_s: float, use: Callable[[Bytes, Layout, int | None], T], stop: threading.Event
+    ) -> T:
         """Wait for the next picture.
 
         Args:
             timeout_s: for how long.
             use: given the picture's bytes, flat and valid until it returns, how they lie, and when it was captured
                 (`time.monotonic_ns`; None where it does not say).
+            stop: ends the wait when it is set.
 
         Raises:
-            SourceLostError: none came, the pipeline failed, or it came to its end.
+            SourceLostError: none came, the pipeline failed, it came to its end, or it was told to stop.
         """
         end = time.monotonic() + timeout_s
-        while True:
+        while not stop.is_set():
             left_s = end - time.monotonic()
             sample = self._gst.gst_app_sink_try_pull_sample(
                 self._sink, max(0, int(1e9 * min(left_s, _SLICE_S)))
@@ -144,6 +148,7 @@ class Pipeline:
                 raise SourceLostError(
                     f"{self.name} gives no frame for {timeout_s:g} s", "see that it is on and reachable"
                 )
+        raise SourceLostError(f"{self.name} was told to stop", "make a new source")
 
     def close(self) -> bool:
         """Stop it and let go; safe to call twice.
@@ -262,11 +267,17 @@ class GstSource(Source):
         self._stamped = stamped
         self._pipeline: Pipeline | None = None
         self._number = 0
+        self._stop = threading.Event()
         self._first: Frame | None = None
 
     @abstractmethod
     def _make(self) -> Pipeline:
         """Give the pipeline, not started, with its properties set; or raise InputError or SourceLostError."""
+
+    def load(self) -> None:
+        """Load GStreamer, which looks through its plugins the first time, and what converts colours."""
+        gst_binding.load_gst()
+        import_cv2("converting colours")
 
     def open(self) -> None:
         """Connect, and wait for a first frame: only that proves that there is a camera."""
@@ -288,6 +299,10 @@ class GstSource(Source):
         first, self._first = self._first, None
         return first or self._pull()
 
+    def interrupt(self) -> None:
+        """End a blocked `open` or `read`, and every later one; from any thread."""
+        self._stop.set()
+
     def close(self) -> None:
         """Let go; safe to call twice."""
         self._first = None
@@ -297,7 +312,7 @@ class GstSource(Source):
     def _pull(self) -> Frame:
         if self._pipeline is None:
             raise SourceLostError(f"{self.name} is not open", "open it first")
-        return self._pipeline.pull(self._timeout_s, self._to_frame)
+        return self._pipeline.pull(self._timeout_s, self._to_frame, self._stop)
 
     def _to_frame(self, data: Bytes, layout: Layout, captured_ns: int | None) -> Frame:
         now_ns, wall_s = time.monotonic_ns(), time.time()

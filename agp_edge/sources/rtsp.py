@@ -127,21 +127,8 @@ class FfmpegRtspSource(OpenCvSource):
         """Why FFmpeg did not open it, from what it printed; nothing of that is shown as it is."""
         # The last: a camera that asks for a password says 401 first.
         status = next(reversed(list(_STATUS.finditer(log))), None)
-        if status and status[1] in ("401", "403"):
-            return InputError(
-                f"{self.name} refuses user and password ({status[1]})",
-                "give those of the camera: rtsp://USER:PASSWORD@ADDRESS/PATH, a secret as ${NAME} or ${file:PATH}",
-            )
-        if status and status[1] == "404":
-            return SourceLostError(
-                f"{self.name} is no stream that the camera has (404)",
-                "look into the camera's manual for the path behind its address",
-            )
         if status:
-            return SourceLostError(
-                f"{self.name} is refused by the camera ({status[1]})",
-                "see that it has room for one more viewer, and try --transport udp, or tcp",
-            )
+            return refusal(self.name, status[1])
         if not_reached := _NOT_REACHED.search(log):
             return SourceLostError(
                 f"{self.name} cannot be reached: {not_reached[0].lower()}",
@@ -151,3 +138,26 @@ class FfmpegRtspSource(OpenCvSource):
             f"{self.name} does not open within {self._options.timeout_s:g} s, or gives no video",
             "see that it is on and reachable, and check address, user and password",
         )
+
+
+def refusal(name: str, status: str) -> AgpEdgeError:
+    """Why a camera does not give its stream.
+
+    Args:
+        name: the source, as it may be shown.
+        status: what it answered: `401`.
+    """
+    if status in ("401", "403"):
+        return InputError(
+            f"{name} refuses user and password ({status})",
+            "give those of the camera: rtsp://USER:PASSWORD@ADDRESS/PATH, a secret as ${NAME} or ${file:PATH}",
+        )
+    if status == "404":
+        return SourceLostError(
+            f"{name} is no stream that the camera has (404)",
+            "look into the camera's manual for the path behind its address",
+        )
+    return SourceLostError(
+        f"{name} is refused by the camera ({status})",
+        "see that it has room for one more viewer, and try --transport udp, or tcp",
+    )

@@ -28,11 +28,12 @@ class RtspServer:
     Args:
         size: `WIDTHxHEIGHT`.
         password: of the user `admin`, asked for by Digest; None asks for nothing.
+        codec: `H264`, `H265` or `JPEG`.
     """
 
-    def __init__(self, size: str = "64x48", password: str | None = None) -> None:
+    def __init__(self, size: str = "64x48", password: str | None = None, codec: str = "H264") -> None:
         self.port = "0"
-        self._password = password
+        self._options = ["--codec", codec, *([] if password is None else ["--password", password])]
         self.start(size)
 
     @property
@@ -42,8 +43,7 @@ class RtspServer:
 
     def start(self, size: str = "64x48") -> None:
         """Start, on the same port as before."""
-        lock = [] if self._password is None else ["--password", self._password]
-        command = [SYSTEM_PYTHON, str(SERVER), size, self.port, *lock]
+        command = [SYSTEM_PYTHON, str(SERVER), size, self.port, *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = self._process.stdout.readline().strip()

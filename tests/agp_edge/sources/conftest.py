@@ -11,14 +11,14 @@ from tests.servers.rtsp import RtspServer, missing
 
 @pytest.fixture
 def start_rtsp() -> Iterator[Callable[..., RtspServer]]:
-    """`start_rtsp(size="64x48", password=None)`: a real RTSP server on loopback; ended with the test."""
+    """`start_rtsp(size="64x48", password=None, codec="H264")`: a real RTSP server on loopback; ended with the test."""
     lacks = missing()
     if lacks:
         pytest.skip(lacks)
     servers: list[RtspServer] = []
 
-    def start(size: str = "64x48", password: str | None = None) -> RtspServer:
-        servers.append(RtspServer(size, password))
+    def start(size: str = "64x48", password: str | None = None, codec: str = "H264") -> RtspServer:
+        servers.append(RtspServer(size, password, codec))
         return servers[-1]
 
     yield start
