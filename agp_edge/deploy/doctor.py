@@ -29,7 +29,7 @@ from agp_edge.deploy.nvidia import (
     tensorrt_version,
 )
 from agp_edge.deploy.probes import Probes
-from agp_edge.deploy.video import check_cameras, check_decoders, check_gige
+from agp_edge.deploy.video import GSTREAMER_PROBE, check_cameras, check_decoders, check_gige
 from agp_edge.machine import describe_machine, memory_bytes
 
 HOST_REMEDY = "pip install -e '.[host]'"
@@ -37,9 +37,7 @@ HOST_REMEDY = "pip install -e '.[host]'"
 _PROBES = {
     "cv2": """
 import cv2, re
-info = cv2.getBuildInformation()
-built = {k: v == "YES" for k, v in re.findall(r"^ *(GStreamer|FFMPEG): +(YES|NO)", info, re.M)}
-answer = {"version": cv2.__version__, "file": cv2.__file__, **built}
+answer = {"version": cv2.__version__, "FFMPEG": bool(re.search(r"^ *FFMPEG: +YES", cv2.getBuildInformation(), re.M))}
 """,
     "onnxruntime": """
 import onnxruntime
@@ -54,6 +52,7 @@ answer = {"version": openvino.__version__.split("-")[0], "capabilities": list(fo
 import tensorrt
 answer = {"version": tensorrt.__version__}
 """,
+    "gstreamer": GSTREAMER_PROBE,
     # By its path: the package around it would bring numpy.
     "gpu": f"""
 import runpy
@@ -67,6 +66,9 @@ answer = {{
 }}
 """,
 }
+
+DRIVERS = ("gpu", "gstreamer")
+"""Those that ask no module of Python but the system's drivers."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,14 @@ def diagnose(site: Site | None = None) -> Diagnosis:
     """
     site = site or Site()
     # They start together, and the files are read meanwhile: the probes are what takes time.
-    questions = {name: code for name, code in _PROBES.items() if name != "gpu" and site.modules.has(name)}
+    questions = {
+        name: code for name, code in _PROBES.items() if name not in DRIVERS and site.modules.has(name)
+    }
     if has_driver(site):
         questions["gpu"] = _PROBES["gpu"]
-    with Probes(questions, drivers=("gpu",)) as probes:
+    if site.libraries("libgstreamer-1.0.so.0"):
+        questions["gstreamer"] = _PROBES["gstreamer"]
+    with Probes(questions, drivers=DRIVERS) as probes:
         machine = describe_machine(site.root)
         jetson = check_jetson(site, tensorrt_version(site))
         cameras = [check_cameras(site), check_gige(site)]
@@ -148,7 +154,7 @@ def _conclude(
         *jetson,
         *host,
         *cameras,
-        check_decoders(site, _has(answers.get("cv2"), "FFMPEG"), gpu.state == "ok"),
+        check_decoders(site, _has(answers.get("cv2"), "FFMPEG"), gpu.state == "ok", answers.get("gstreamer")),
         _cpu(site, machine),
         _memory(site),
         _disk(),
@@ -220,8 +226,10 @@ def _python() -> Check:
 
 
 def _opencv(site: Site, answer: Answer) -> Check:
-    if answer is None and site.is_jetson:
-        return _jetpack_opencv(site)
+    if answer is None and site.is_jetson and site.in_system_python("cv2*"):
+        return Check(
+            "OpenCV", "missing", "the system's Python has it, this venv does not see it", SYSTEM_VENV
+        )
     if not isinstance(answer, dict):
         check = _library(
             "OpenCV", "cv2", answer, "images, videos and cameras", "pip install 'agp-edge[camera]'"
@@ -230,48 +238,10 @@ def _opencv(site: Site, answer: Answer) -> Check:
         if answer and "numpy" in answer and site.is_jetpack_6:
             return replace(check, detail=f"{check.detail}; JetPack's wants numpy 1", remedy=_get_numpy(site))
         return check
-    parts = [f"with{'' if answer.get(name) else 'out'} {label}" for name, label in _OPENCV_PARTS]
-    detail = f"{answer['version']}, {', '.join(parts)}"
-    if answer.get("GStreamer"):
-        return Check("OpenCV", "ok", detail)
-    jetpacks = site.apt("nvidia-opencv") if site.is_jetson else None
-    if str(answer.get("file")).startswith("/usr/lib/python3"):
-        return Check("OpenCV", "ok", f"{detail} (a csi:// camera needs it)", jetpacks)
-    if site.sees_system_python("cv2*"):
-        pips = [name for name in _PIPS_OPENCV if installed_version((name,))]
-        # Of one that neither pip nor apt brought, its place is what tells.
-        get = f"pip uninstall {' '.join(pips)}" if pips else "python -c 'import cv2; print(cv2.__file__)'"
-        return Check(
-            "OpenCV", "ok", f"{detail} (a csi:// camera needs it); it hides the system's OpenCV", get
-        )
-    detail = (
-        f"{detail} (a csi:// camera needs it: the system's own OpenCV, in a venv with --system-site-packages)"
-    )
-    if site.in_system_python("cv2*"):
-        return Check("OpenCV", "ok", detail, SYSTEM_VENV)
-    return Check("OpenCV", "ok", detail, jetpacks or site.apt("python3-opencv"))
-
-
-def _jetpack_opencv(site: Site) -> Check:
-    """No OpenCV on a Jetson: JetPack has one that opens every camera, pip's opens no csi:// and would hide it."""
-    if site.in_system_python("cv2*"):
-        return Check(
-            "OpenCV", "missing", "the system's Python has it, this venv does not see it", SYSTEM_VENV
-        )
-    detail = "needed for images, videos and cameras; pip's has no GStreamer, which a csi:// camera needs"
-    return Check("OpenCV", "missing", detail, site.apt("nvidia-opencv"))
-
-
-_PIPS_OPENCV = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-)
-"""All of them are the module cv2; where several are installed, each has to go."""
-
-
-_OPENCV_PARTS = (("FFMPEG", "FFmpeg"), ("GStreamer", "GStreamer"))
+    if answer.get("FFMPEG"):
+        return Check("OpenCV", "ok", f"{answer['version']}, with FFmpeg")
+    detail = f"{answer['version']}, without FFmpeg: rtsp:// and video files need it"
+    return Check("OpenCV", "ok", detail, "pip install 'agp-edge[camera]'")
 
 
 def _onnxruntime(answer: Answer) -> Check:

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,13 +42,11 @@ class Site:
         root: where `proc`, `sys`, `dev`, `etc`, `usr` and the rest lie.
         arch: as `uname -m` says it.
         modules: what Python has installed.
-        python_path: folders that Python looks for packages in.
     """
 
     root: Path = ROOT
     arch: str = field(default_factory=platform.machine)
     modules: Modules = field(default_factory=lambda: Modules())
-    python_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
 
     @property
     def l4t(self) -> str | None:
@@ -98,15 +95,7 @@ class Site:
 
     def in_system_python(self, module: str) -> bool:
         """Whether the system's own Python has a package; this one, in a venv, may not see it."""
-        return bool(self._in_system_python(module))
-
-    def sees_system_python(self, module: str) -> bool:
-        """Whether a package of the system's own Python is where this one looks, be it after another of that name."""
-        folders = {f"/{path.parent.relative_to(self.root)}" for path in self._in_system_python(module)}
-        return not folders.isdisjoint(self.python_path)
-
-    def _in_system_python(self, module: str) -> list[Path]:
-        return self.glob(f"usr/lib/python3*/dist-packages/{module}")
+        return bool(self.glob(f"usr/lib/python3*/dist-packages/{module}"))
 
 
 SYSTEM_VENV = "python3 -m venv --system-site-packages .venv"

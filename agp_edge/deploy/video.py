@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from agp_edge.deploy.findings import Check, Site
+from agp_edge.deploy.nvidia import Answer
 from agp_edge.machine import read_fact
 
 
@@ -65,35 +66,61 @@ def check_gige(site: Site) -> Check:
     return Check(name, "missing", f"Aravis {version} is there, Python's gi is not", get)
 
 
-def check_decoders(site: Site, has_ffmpeg: bool, has_gpu: bool) -> Check:
-    """What decodes H.264: elements of GStreamer by the files of their plugins, and FFmpeg inside OpenCV.
+def check_decoders(site: Site, has_ffmpeg: bool, has_gpu: bool, answer: Answer = None) -> Check:
+    """What decodes H.264: elements of GStreamer, and FFmpeg inside OpenCV.
 
     Args:
         site: where to look.
         has_ffmpeg: whether OpenCV was built with FFmpeg.
         has_gpu: whether there is an NVIDIA GPU, which has a decoder of its own.
+        answer: element -> whether it opens its device, of those that GStreamer has; or why it said nothing. None where it
+            was not asked: then the files of plugins tell, which are there without any hardware too.
     """
     name = "video decoders"
-    there = [element for element, plugin in _DECODERS.items() if site.libraries(f"gstreamer-1.0/{plugin}")]
+    there = [element for element, plugin in DECODERS.items() if site.libraries(f"gstreamer-1.0/{plugin}")]
+    opens, notes = there, []
+    if isinstance(answer, dict):
+        opens = [element for element in DECODERS if answer.get(element)]
+        notes += [f"{element} does not open" for element, works in answer.items() if not works]
+    elif answer is not None:
+        opens = []
+        notes.append(f"GStreamer: {answer}")
     if site.is_jetson:
         best, package = "nvv4l2decoder", "nvidia-l4t-gstreamer"
     elif has_gpu:
         best, package = "nvh264dec", "gstreamer1.0-plugins-bad"
     else:
         best, package = "avdec_h264", "gstreamer1.0-libav"
-    shown = ", ".join([*there, *(["FFmpeg in OpenCV"] if has_ffmpeg else [])])
+    shown = ", ".join([*opens, *(["FFmpeg in OpenCV"] if has_ffmpeg else [])])
     if not shown:
-        return Check(name, "missing", "neither FFmpeg in OpenCV nor a GStreamer element", site.apt(package))
-    if best in there or best == "avdec_h264":
-        return Check(name, "ok", shown)
-    return Check(name, "ok", f"{shown}; {best} would decode on the GPU's own decoder", site.apt(package))
+        detail = "; ".join(["neither FFmpeg in OpenCV nor a GStreamer element", *notes])
+        return Check(name, "missing", detail, site.apt(package))
+    if best in opens or best == "avdec_h264":
+        return Check(name, "ok", "; ".join([shown, *notes]))
+    if best in there:
+        # Installing it again would change nothing: its driver is not whole, or not let into a container.
+        notes.append(f"{best} is installed and has no decoder to drive")
+        return Check(name, "ok", "; ".join([shown, *notes]), f"gst-inspect-1.0 {best}")
+    notes.append(f"{best} would decode on the GPU's own decoder")
+    return Check(name, "ok", "; ".join([shown, *notes]), site.apt(package))
 
 
-# The plugins are in GStreamer's own modules good (v4l2), bad (nvcodec) and libav, and in NVIDIA's nvidia-l4t-gstreamer.
-_DECODERS = {
+# The plugins are in GStreamer's own modules good (v4l2), bad (nvcodec, va) and libav, and in NVIDIA's nvidia-l4t-gstreamer.
+DECODERS = {
     "nvv4l2decoder": "libgstnvvideo4linux2.so",
     "nvh264dec": "libgstnvcodec.so",
-    "avdec_h264": "libgstlibav.so",
+    "vah264dec": "libgstva.so",
     "v4l2h264dec": "libgstvideo4linux2.so",
+    "avdec_h264": "libgstlibav.so",
 }
-"""Element -> file of its plugin. `v4l2h264dec` is offered only where the kernel has a decoder."""
+"""Element -> file of its plugin, the best first. All but the last are in hardware."""
+
+# By its path: the package around it would bring numpy. Plugins are looked through in this process: one that waits for another
+# looks as if it hung.
+GSTREAMER_PROBE = f"""
+import os, runpy
+os.environ["GST_REGISTRY_FORK"] = "no"
+gst = runpy.run_path({str(Path(__file__).parents[1] / "sources" / "gst_binding.py")!r})["load_gst"]()
+answer = {{name: gst.reaches_ready(name) for name in {list(DECODERS)} if gst.has_element(name)}}
+"""
+"""Which decoders open what they need, asked of GStreamer itself."""

@@ -133,7 +133,6 @@ def site(
     files: Mapping[str, str],
     find_spec: Any = nothing,
     arch: str = "x86_64",
-    python_path: tuple[str, ...] = (),
 ) -> Site:
-    """A machine to look at; its Python is in a venv that sees nothing of the system, unless `python_path` says so."""
-    return Site(build(root, files), arch, Modules(find_spec), python_path)
+    """A machine to look at."""
+    return Site(build(root, files), arch, Modules(find_spec))

@@ -17,6 +17,7 @@ from agp_edge.deploy.findings import SYSTEM_VENV, Check, Modules
 from agp_edge.deploy.probes import Probes
 from agp_edge.engines import BACKENDS
 from tests.agp_edge.deploy.machines import BARE, CARD, ORIN, RTX, THOR, UBUNTU, nothing, only, site
+from tests.agp_edge.sources.gst import need
 
 STATES = {"ok", "missing", "not here"}
 HEAVY = ("cv2", "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt_rtx", "numpy", "cuda", "pycuda")
@@ -41,9 +42,8 @@ def look(
     files: dict[str, str],
     find_spec: Any = nothing,
     arch: str = "x86_64",
-    python_path: tuple[str, ...] = (),
 ) -> tuple[Diagnosis, dict[str, Check]]:
-    diagnosis = diagnose(site(root, files, find_spec, arch, python_path))
+    diagnosis = diagnose(site(root, files, find_spec, arch))
     return diagnosis, {check.name: check for check in diagnosis.checks}
 
 
@@ -209,78 +209,61 @@ def test_the_driver_is_asked_in_a_process_of_its_own() -> None:
     assert bool(found["cuda"]) >= bool(found["gpus"]), "a driver that has a GPU has a version"
 
 
-def test_an_opencv_of_the_system_is_reached_by_another_venv(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer = {"version": "4.12.0", "FFMPEG": True, "GStreamer": False}
-    monkeypatch.setitem(doctor._PROBES, "cv2", f"answer = {answer}")
-    assert look(tmp_path, UBUNTU, only("cv2"))[1]["OpenCV"].remedy == "sudo apt install python3-opencv"
-
-    files = {"usr/lib/python3/dist-packages/cv2.cpython-310-x86_64-linux-gnu.so": ""}
-    check = look(tmp_path, files, only("cv2"))[1]["OpenCV"]
-    assert (check.state, check.remedy) == ("ok", SYSTEM_VENV)
-    assert check.detail.startswith("4.12.0, with FFmpeg, without GStreamer")
-
-
 JETPACKS_CV2 = {"usr/lib/python3.10/dist-packages/cv2/python-3.10/cv2.cpython-310-aarch64-linux-gnu.so": ""}
-JETPACKS_PYTHON = ("/tmp/.venv/lib/python3.10/site-packages", "/usr/lib/python3.10/dist-packages")
-PIPS_CV2 = {"version": "4.12.0", "FFMPEG": True, "GStreamer": False, "file": "/tmp/.venv/cv2/__init__.py"}
 
 
-def test_an_opencv_for_a_jetson_is_jetpack_s(tmp_path: Path) -> None:
-    check = look(tmp_path / "none", ORIN)[1]["OpenCV"]
-    assert (check.state, check.remedy) == ("missing", "sudo apt install nvidia-opencv")
-    assert "pip's has no GStreamer" in check.detail
-
+def test_an_opencv_is_pip_s_or_jetpack_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No source needs GStreamer in it."""
+    get = "pip install 'agp-edge[camera]'"
+    for name, files in (("orin", ORIN), ("pc", RTX)):
+        check = look(tmp_path / name, files)[1]["OpenCV"]
+        assert (check.state, check.remedy) == ("missing", get)
     hidden = look(tmp_path / "hidden", {**ORIN, **JETPACKS_CV2})[1]["OpenCV"]
     assert (hidden.state, hidden.remedy) == ("missing", SYSTEM_VENV)
     assert hidden.detail == "the system's Python has it, this venv does not see it"
 
-
-@pytest.mark.parametrize(
-    ("there", "remedy"),
-    [
-        (["opencv-python"], "pip uninstall opencv-python"),
-        (["opencv-python-headless"], "pip uninstall opencv-python-headless"),
-        (
-            ["opencv-contrib-python", "opencv-python", "opencv-python-headless"],
-            "pip uninstall opencv-python opencv-python-headless opencv-contrib-python",
-        ),
-        # Somebody's own build.
-        ([], "python -c 'import cv2; print(cv2.__file__)'"),
-    ],
-)
-def test_pip_s_opencv_that_hides_the_system_s_has_to_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: list[str], remedy: str
-) -> None:
-    monkeypatch.setitem(doctor._PROBES, "cv2", f"answer = {PIPS_CV2}")
-    monkeypatch.setattr(
-        doctor, "installed_version", lambda names: "4.12.0" if set(names) & set(there) else None
-    )
-    files = {**ORIN, **JETPACKS_CV2}
-    check = look(tmp_path, files, only("cv2"), python_path=JETPACKS_PYTHON)[1]["OpenCV"]
-
-    assert (check.state, check.remedy) == ("ok", remedy)
-    assert check.detail.endswith("without GStreamer (a csi:// camera needs it); it hides the system's OpenCV")
-    # A venv that does not see the system's would have none left.
-    assert look(tmp_path, files, only("cv2"))[1]["OpenCV"].remedy == SYSTEM_VENV
-    assert look(tmp_path / "none", ORIN, only("cv2"))[1]["OpenCV"].remedy == "sudo apt install nvidia-opencv"
+    for ffmpeg, detail, remedy in (
+        (True, "4.12.0, with FFmpeg", None),
+        (False, "4.12.0, without FFmpeg: rtsp:// and video files need it", get),
+    ):
+        monkeypatch.setitem(doctor._PROBES, "cv2", f"answer = {{'version': '4.12.0', 'FFMPEG': {ffmpeg}}}")
+        check = look(tmp_path / "orin", ORIN, only("cv2"))[1]["OpenCV"]
+        assert (check.state, check.detail, check.remedy) == ("ok", detail, remedy)
 
 
-def test_the_system_s_own_opencv_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = {**PIPS_CV2, "file": "/usr/lib/python3/dist-packages/cv2.cpython-310-aarch64-linux-gnu.so"}
-    monkeypatch.setitem(doctor._PROBES, "cv2", f"answer = {answer}")
-    check = look(tmp_path, {**ORIN, **JETPACKS_CV2}, only("cv2"), python_path=JETPACKS_PYTHON)[1]["OpenCV"]
-    assert (check.state, check.remedy) == ("ok", "sudo apt install nvidia-opencv")
-    assert "hides" not in check.detail
-
-
-def test_the_place_of_an_opencv_is_asked() -> None:
+def test_how_opencv_was_built_is_asked() -> None:
     cv2 = pytest.importorskip("cv2")
     with Probes({"it": doctor._PROBES["cv2"]}) as asked:
         found = asked.answers()["it"]
+    assert found == {"version": cv2.__version__, "FFMPEG": cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)}
+
+
+GSTREAMER = {"usr/lib/x86_64-linux-gnu/libgstreamer-1.0.so.0": ""}
+
+
+def test_gstreamer_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin for NVIDIA's cards is in gstreamer1.0-plugins-bad, on machines without a card too."""
+    driver_says(monkeypatch, "NVIDIA RTX A2000 12GB (compute capability 8.6)", "13.0")
+    monkeypatch.setitem(doctor._PROBES, "gstreamer", "answer = {'nvh264dec': False, 'avdec_h264': True}")
+    check = look(tmp_path / "there", {**RTX, **GSTREAMER})[1]["video decoders"]
+    assert (check.state, check.remedy) == ("ok", "gst-inspect-1.0 nvh264dec")
+    assert check.detail.startswith("avdec_h264; nvh264dec does not open")
+
+    monkeypatch.setitem(doctor._PROBES, "gstreamer", "import os; os.abort()")
+    check = look(tmp_path / "there", {**RTX, **GSTREAMER})[1]["video decoders"]
+    assert "GStreamer: died of SIGABRT" in check.detail
+
+
+def test_a_decoder_is_what_opens_here() -> None:
+    """GStreamer itself, and a registry of plugins that has to be made first."""
+    need("avdec_h264")
+    with Probes({"it": doctor._PROBES["gstreamer"]}, drivers=("it",)) as asked:
+        found = asked.answers()["it"]
     assert isinstance(found, dict)
-    assert found["file"] == cv2.__file__
+    assert found["avdec_h264"] is True
+    if not Path("/proc/driver/nvidia/version").exists():
+        assert not found.get("nvh264dec")
+        assert not found.get("nvv4l2decoder")
 
 
 def test_numpy_is_of_the_version_that_jetpack_s_opencv_takes(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from agp_edge.deploy.findings import Check, Site
-from agp_edge.deploy.video import check_cameras, check_decoders, check_gige
+from agp_edge.deploy.video import DECODERS, check_cameras, check_decoders, check_gige
+from agp_edge.sources.gst_rtsp import HARDWARE, SOFTWARE
 from tests.agp_edge.deploy.machines import BARE, DEBIAN, FEDORA, ORIN, RTX, UBUNTU, only, site
 
 
@@ -108,6 +109,64 @@ def test_what_decodes_video(
     check = check_decoders(site(tmp_path, files), ffmpeg, gpu)
     assert (check.state, check.remedy) == (state, remedy)
     assert check.detail.startswith(words) or words in check.detail
+
+
+@pytest.mark.parametrize(
+    ("files", "gpu", "answer", "state", "detail", "remedy"),
+    [
+        (RTX, True, {"nvh264dec": True, "avdec_h264": True}, "ok", "nvh264dec, avdec_h264", None),
+        # Its plugin is there, it is not offered: no driver, or one that is not let into a container.
+        (
+            RTX,
+            True,
+            {"avdec_h264": True},
+            "ok",
+            "avdec_h264; nvh264dec is installed and has no decoder to drive",
+            "gst-inspect-1.0 nvh264dec",
+        ),
+        (RTX, False, {"avdec_h264": True}, "ok", "avdec_h264", None),
+        (RTX, False, {"vah264dec": True, "avdec_h264": True}, "ok", "vah264dec, avdec_h264", None),
+        (
+            ORIN,
+            True,
+            {"nvv4l2decoder": True, "v4l2h264dec": False},
+            "ok",
+            "nvv4l2decoder; v4l2h264dec does not open",
+            None,
+        ),
+        (
+            DEBIAN,
+            False,
+            {},
+            "missing",
+            "neither FFmpeg in OpenCV nor a GStreamer element",
+            "sudo apt install gstreamer1.0-libav",
+        ),
+        (
+            RTX,
+            False,
+            "did not answer",
+            "missing",
+            "neither FFmpeg in OpenCV nor a GStreamer element; GStreamer: did not answer",
+            "sudo apt install gstreamer1.0-libav",
+        ),
+    ],
+)
+def test_what_gstreamer_says_of_decoders_counts_more_than_its_files(
+    tmp_path: Path,
+    files: dict[str, str],
+    gpu: bool,
+    answer: dict[str, bool] | str,
+    state: str,
+    detail: str,
+    remedy: str | None,
+) -> None:
+    check = check_decoders(site(tmp_path, files), False, gpu, answer)
+    assert (check.state, check.detail, check.remedy) == (state, detail, remedy)
+
+
+def test_doctor_asks_for_every_decoder_that_a_source_takes() -> None:
+    assert {*HARDWARE, SOFTWARE["H264"]} == set(DECODERS)
 
 
 def test_this_machine_is_looked_at_without_opening_anything() -> None:
