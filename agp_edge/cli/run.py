@@ -13,7 +13,24 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agp_edge.cli.console import note, progress_bar, say, table, write_json_result
-from agp_edge.cli.options import JSON, MEMORY, NO_CUDA_GRAPHS, SPIN_WAIT, outside_bundles, run_options
+from agp_edge.cli.options import (
+    CONTROL,
+    DECODE,
+    FOLLOW,
+    FPS,
+    JSON,
+    MEMORY,
+    NO_CUDA_GRAPHS,
+    PIXEL_FORMAT,
+    REALTIME,
+    SIZE,
+    SPIN_WAIT,
+    TIMEOUT,
+    TRANSPORT,
+    outside_bundles,
+    run_options,
+    source_options,
+)
 from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -179,25 +196,55 @@ def capture(
     ),
     frames: int | None = typer.Option(None, "--frames", help="End after N frames were kept."),
     every: int = typer.Option(1, "--every", help="Look at every N-th frame only."),
+    interval: float | None = typer.Option(
+        None, "--interval", metavar="SECONDS", help="Look at a frame so often instead."
+    ),
+    trigger: str | None = typer.Option(
+        None,
+        "--trigger",
+        metavar="URL",
+        help="Look at the first frame after each trigger instead: mqtt://, http://, gpio://.",
+    ),
+    roi: str | None = typer.Option(
+        None, "--roi", metavar="X,Y,W,H", help="Keep this part of each frame, as the engine is to see it."
+    ),
     keep_similar: bool = typer.Option(
         False, "--keep-similar", help="Keep frames that look alike, as of parts in a fixture."
     ),
+    size: str | None = SIZE,
+    fps: float | None = FPS,
+    pixel_format: str | None = PIXEL_FORMAT,
+    control: list[str] = CONTROL,
+    transport: str = TRANSPORT,
+    decode: str = DECODE,
+    timeout: float = TIMEOUT,
+    realtime: bool = REALTIME,
+    follow: bool = FOLLOW,
     json_file: str | None = JSON,
 ) -> None:
     """Collect frames of good parts, without near-duplicates and blur. Nothing is overwritten; Ctrl-C ends it.
 
-    Example:
+    Examples:
 
     \b
       agp-edge capture --camera 0 --out data/bottle --frames 200 --every 10
+      agp-edge capture --source rtsp://10.0.0.5/live --out data/cap --interval 2 --roi 640,200,256,256
+      agp-edge capture --camera 0 --out data/cap --trigger mqtt://10.0.0.9/line/part --keep-similar
     """
     from agp_edge import capture as capturing
+    from agp_edge.roi import parse_roi
     from agp_edge.sources import open_source
+    from agp_edge.triggers import open_trigger
 
     uris = _uris(camera, source)
     if len(uris) > 1:
         raise InputError(f"{len(uris)} sources were given", "capture takes one, from --camera or --source")
-    chosen = open_source(uris[0])
+    options = source_options(
+        size=size, fps=fps, pixel_format=pixel_format, control=control, transport=transport, decode=decode,
+        timeout=timeout, realtime=realtime, follow=follow,
+    )  # fmt: skip
+    chosen = open_source(uris[0], options)
+    pace = capturing.Pace(every, interval, open_trigger(trigger) if trigger is not None else None)
     report = capturing.CaptureReport(str(out))
     stopped: list[bool] = []
     with (
@@ -211,11 +258,13 @@ def capture(
             chosen,
             out,
             frames=frames,
-            every=every,
+            pace=pace,
+            roi=parse_roi(roi) if roi is not None else None,
             keep_similar=keep_similar,
             progress=progress,
             stopping=lambda: bool(stopped),
             report=report,
+            on_event=lambda event: note(event.text),
         )
 
 

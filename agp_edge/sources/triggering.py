@@ -6,11 +6,26 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from agp_edge.errors import InputError
+
 MOST_PENDING = 32
 """Triggers that wait for their frame; more at once are no parts on a line."""
 
 LONGEST_PART = 200
 """Characters of a part's id."""
+
+
+def check_part(part: str | None) -> None:
+    """Refuse what is no id of a part.
+
+    Raises:
+        InputError: it is empty, too long, or holds what could steer a terminal.
+    """
+    if part is not None and not (0 < len(part) <= LONGEST_PART and part.isprintable()):
+        raise InputError(
+            f"a part's id of {len(part)} characters is none",
+            f"give 1 to {LONGEST_PART} printable characters",
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from agp_edge.control import Control, StreamStatus
 from agp_edge.errors import InputError
 from agp_edge.events import Event, OnEvent
 from agp_edge.judging import JudgingEngine
-from agp_edge.sources.triggering import LONGEST_PART
+from agp_edge.sources.triggering import check_part
 from agp_edge.verdict import Judge
 
 if TYPE_CHECKING:
@@ -74,11 +74,7 @@ class StreamControl(Control):
         """Have the first frame judged that was captured after it."""
         if not self._readers[0].triggered:
             raise InputError("this stream waits for no trigger", "start it with --trigger")
-        if part is not None and not (0 < len(part) <= LONGEST_PART and part.isprintable()):
-            raise InputError(
-                f"a part's id of {len(part)} characters is none",
-                f"give 1 to {LONGEST_PART} printable characters",
-            )
+        check_part(part)
         chosen = [r for r in self._readers if source is None or r.source.name == source]
         if not chosen:
             raise InputError("there is no such source", "give the source's name as verdicts have it")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import http.client
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agp_edge.capture import CaptureReport, FrameFilter, capture, difference_hash, sharpness
+from agp_edge.capture import CaptureReport, FrameFilter, Pace, capture, difference_hash, sharpness
 from agp_edge.datasets.images import read_image, write_png
 from agp_edge.errors import InputError
+from agp_edge.events import Event, OnEvent, nobody
+from agp_edge.roi import parse_roi
 from agp_edge.sources import open_source
+from agp_edge.triggers import Fire, Trigger, open_trigger
+from agp_edge.triggers.http import HttpTrigger
+from tests.servers import mjpeg
 
 cv2 = pytest.importorskip("cv2")
 Pixels = NDArray[np.uint8]
@@ -42,7 +52,7 @@ def folder_of(path: Path, frames: Sequence[Pixels]) -> Path:
 
 
 def check(report: CaptureReport) -> None:
-    left_out = report.duplicates + report.blurred + report.skipped + report.failed
+    left_out = report.duplicates + report.blurred + report.skipped + report.dropped + report.failed
     assert report.captured == report.kept + left_out
     assert len(list(Path(report.folder).glob("*.png"))) >= report.kept
 
@@ -80,12 +90,11 @@ def test_what_is_in_the_folder_is_not_captured_again(tmp_path: Path) -> None:
 
 def test_every_and_frames(tmp_path: Path) -> None:
     shots = folder_of(tmp_path / "shots", [texture(i) for i in range(12)])
-    report = capture(open_source(str(shots)), tmp_path / "data", every=3, frames=2)
+    report = capture(open_source(str(shots)), tmp_path / "data", pace=Pace(every=3), frames=2)
     check(report)
     assert (report.captured, report.kept, report.skipped) == (4, 2, 2)
-    for wrong in ({"every": 0}, {"frames": 0}):
-        with pytest.raises(InputError):
-            capture(open_source(str(shots)), tmp_path / "data", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--frames 0 is no number"):
+        capture(open_source(str(shots)), tmp_path / "data", frames=0)
 
 
 def test_being_stopped_keeps_what_there_is(tmp_path: Path) -> None:
@@ -135,3 +144,210 @@ def test_parts_that_look_alike_are_kept_on_request() -> None:
     chosen = FrameFilter(keep_similar=True)
     frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     assert [chosen.reason_against(frame) for _ in range(6)] == [None] * 6
+
+
+def test_the_oldest_hashes_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agp_edge.capture.MOST_REMEMBERED", 128)
+    chosen = FrameFilter()
+    for seed in range(200):
+        chosen.remember(texture(seed))
+    reasons = [chosen.reason_against(texture(seed)) for seed in (199, 72, 71, 0)]
+    assert reasons == ["duplicates", "duplicates", None, None]
+
+
+def test_an_interval_in_a_video_is_that_of_its_frames(
+    tmp_path: Path, write_video: Callable[[Path, Sequence[Pixels]], Path]
+) -> None:
+    video = write_video(tmp_path / "parts.mkv", [texture(i) for i in range(50)])  # 10 a second.
+    report = capture(open_source(str(video)), tmp_path / "data", pace=Pace(interval_s=1.5))
+    check(report)
+    assert (report.captured, report.kept, report.skipped) == (50, 4, 46)
+    kept = sorted((tmp_path / "data" / "train" / "good").iterdir())
+    assert [path.stem[-6:] for path in kept] == ["000000", "000015", "000030", "000045"]
+
+
+def test_images_were_taken_at_no_time(tmp_path: Path) -> None:
+    shots = folder_of(tmp_path / "shots", [texture(0)])
+    with pytest.raises(InputError, match="--interval means nothing to"):
+        capture(open_source(str(shots)), tmp_path / "data", pace=Pace(interval_s=1))
+
+
+@pytest.mark.parametrize(
+    ("pace", "says"),
+    [
+        ({"every": 0}, "--every 0 is no number"),
+        ({"interval_s": 0}, "--interval 0 is no time"),
+        ({"interval_s": float("nan")}, "--interval nan is no time"),
+        ({"interval_s": 1, "every": 2}, "two of"),
+    ],
+)
+def test_a_pace_that_is_none(tmp_path: Path, pace: dict[str, float], says: str) -> None:
+    shots = folder_of(tmp_path / "shots", [texture(0)])
+    with pytest.raises(InputError, match=says):
+        capture(open_source(str(shots)), tmp_path / "data", pace=Pace(**pace))  # type: ignore[arg-type]
+
+
+def test_a_region_of_interest(tmp_path: Path) -> None:
+    shots = folder_of(tmp_path / "shots", [texture(i) for i in range(3)])
+    report = capture(open_source(str(shots)), tmp_path / "data", roi=parse_roi("16,8,64,48"))
+    assert report.kept == 3
+    kept = sorted((tmp_path / "data" / "train" / "good").iterdir())
+    np.testing.assert_array_equal(read_image(kept[1]), texture(1)[8:56, 16:80])
+    report = CaptureReport("")
+    with pytest.raises(InputError, match="reaches beyond a frame"):
+        capture(open_source(str(shots)), tmp_path / "data", roi=parse_roi("100,8,64,48"), report=report)
+    assert (report.captured, report.failed) == (1, 1)
+
+
+def jpeg(seed: int) -> bytes:
+    encoded: NDArray[np.uint8] = cv2.imencode(".jpg", texture(seed), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    return encoded.tobytes()
+
+
+class CameraOnTheNet:
+    """50 pictures a second by HTTP, each another one; it can be switched off."""
+
+    def __init__(self) -> None:
+        self.on = threading.Event()
+        self.on.set()
+        self._seeds = itertools.count()
+
+    def pictures(self) -> Iterator[bytes]:
+        while self.on.is_set():
+            yield mjpeg.part(jpeg(next(self._seeds)))
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def camera() -> Iterator[tuple[CameraOnTheNet, str]]:
+    """A camera by HTTP, and its URL with a password."""
+    device = CameraOnTheNet()
+    with mjpeg.MjpegServer(device.pictures) as server:
+        yield device, f"http://u:secret@127.0.0.1:{server.port}/live"
+        device.on.clear()
+
+
+def test_a_camera_that_is_lost_is_waited_for(tmp_path: Path, camera: tuple[CameraOnTheNet, str]) -> None:
+    device, url = camera
+    told: list[Event] = []
+    report = CaptureReport("")
+    folder = tmp_path / "data" / "train" / "good"
+    deadline = time.monotonic() + 60
+
+    def on_event(event: Event) -> None:
+        told.append(event)
+        device.on.set()
+
+    def stopping() -> bool:
+        if report.kept >= 3 and not told:
+            device.on.clear()
+        return time.monotonic() > deadline
+
+    capture(
+        open_source(url), tmp_path / "data", frames=12, stopping=stopping, report=report, on_event=on_event
+    )
+    check(report)
+    assert report.kept == 12
+    assert [event.kind for event in told][:1] == ["source-lost"]
+    assert "source-back" in [event.kind for event in told]
+    # The newest frame wins, and nothing is lost from sight.
+    assert report.captured == report.looked_at + report.dropped + report.failed
+    assert not [path for path in folder.iterdir() if "secret" in path.name]
+    assert not any("secret" in event.text for event in told)
+    assert not [t for t in threading.enumerate() if t.name.startswith("read ")]
+
+
+def test_an_interval_of_a_camera(tmp_path: Path, camera: tuple[CameraOnTheNet, str]) -> None:
+    _, url = camera
+    report = capture(open_source(url), tmp_path / "data", frames=4, pace=Pace(interval_s=0.4))
+    check(report)
+    assert report.kept == 4
+    times = [
+        datetime.strptime(path.name[:22], "%Y%m%dT%H%M%S.%f")
+        for path in sorted(Path(report.folder).iterdir())
+    ]
+    gaps = [(after - before).total_seconds() for before, after in itertools.pairwise(times)]
+    # From one due time to the next: a frame that came a little late makes the next gap a little shorter.
+    assert sum(gaps) > 3 * 0.4 - 0.2
+    assert report.skipped + report.dropped > 10
+
+
+def test_a_frame_for_each_trigger(tmp_path: Path, camera: tuple[CameraOnTheNet, str]) -> None:
+    _, url = camera
+    trigger = open_trigger("http://127.0.0.1:0/part")
+    assert isinstance(trigger, HttpTrigger)
+    report = CaptureReport("")
+    parts = ["A 1/../7", "", "b" * 100, "ß"]
+    answers: list[int] = []
+
+    def press() -> None:
+        """As a controller would: the next part comes once there is a picture of the one before."""
+        for n, part in enumerate(parts):
+            while report.kept < n or trigger.address[1] == 0:
+                time.sleep(0.02)
+            connection = http.client.HTTPConnection(*trigger.address, timeout=60)
+            connection.request("POST", "/part", part.encode())
+            answers.append(connection.getresponse().status)
+            connection.close()
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        capture(
+            open_source(url),
+            tmp_path / "data",
+            frames=len(parts),
+            pace=Pace(trigger=trigger),
+            keep_similar=True,
+            report=report,
+        )
+    finally:
+        thread.join()
+    check(report)
+    assert answers == [202] * 4
+    assert (report.captured, report.kept, report.missed) == (4, 4, 0)
+    names = [path.stem.partition("_")[2].partition("_")[2] for path in sorted(Path(report.folder).iterdir())]
+    assert names == ["part-A-1-7", "", "part-" + "b" * 40, "part-x"]
+    with pytest.raises(OSError):
+        http.client.HTTPConnection("127.0.0.1", trigger.address[1], timeout=5).connect()
+
+
+def test_a_trigger_without_a_frame_is_missed(
+    tmp_path: Path, camera: tuple[CameraOnTheNet, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agp_edge.capture.TRIGGER_WAIT_S", 0.2)
+    device, url = camera
+    told: list[Event] = []
+
+    class Once(Trigger):
+        name = "once"
+        fire: Fire
+
+        def start(self, fire: Fire, on_event: OnEvent = nobody) -> None:
+            self.fire = fire
+
+        def close(self) -> None:
+            pass
+
+    trigger = Once()
+
+    def on_event(event: Event) -> None:
+        told.append(event)
+        if event.kind == "source-lost" and len(told) == 1:
+            with pytest.raises(InputError, match="no such source"):
+                trigger.fire("7", "another")
+            with pytest.raises(InputError, match="a part's id of 0 characters"):
+                trigger.fire("")
+            assert trigger.fire("7") == 1
+
+    device.on.clear()
+    report = capture(
+        open_source(url),
+        tmp_path / "data",
+        pace=Pace(trigger=trigger),
+        stopping=lambda: any(event.kind == "trigger-missed" for event in told),
+        on_event=on_event,
+    )
+    check(report)
+    assert (report.captured, report.missed) == (0, 1)
+    assert "1 triggers missed" in report.describe()
