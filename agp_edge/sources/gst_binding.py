@@ -191,7 +191,6 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
         "gst_element_factory_find": (c_void_p, (c_char_p,)),
         "gst_element_factory_make": (c_void_p, (c_char_p, c_char_p)),
         "gst_element_set_state": (c_int, (c_void_p, c_int)),
-        "gst_element_get_state": (c_int, (c_void_p, c_void_p, c_void_p, c_uint64)),
         "gst_element_get_bus": (c_void_p, (c_void_p,)),
         "gst_element_get_base_time": (c_uint64, (c_void_p,)),
         "gst_bin_get_by_name": (c_void_p, (c_void_p, c_char_p)),
