@@ -51,19 +51,14 @@ def _captures(site: Site, device: str) -> bool:
 def check_gige(site: Site) -> Check:
     """Aravis, which finds and reads cameras of GigE Vision and USB3 Vision."""
     name = "GigE Vision"
-    libraries = site.libraries("libaravis-0.*.so.*")
-    types = site.glob(
-        "usr/lib/*/girepository-1.0/Aravis-*.typelib", "usr/lib*/girepository-1.0/Aravis-*.typelib"
-    )
-    get = site.apt("gir1.2-aravis-0.8 python3-gi")
-    if not libraries and not types:
+    libraries = [path.name for path in site.libraries("libaravis-0.*.so.*")]
+    get = site.apt("libaravis-0.8-0")
+    if not libraries:
         return Check(name, "missing", "no Aravis; only cameras of GigE Vision and USB3 Vision need it", get)
-    version = re.sub(r"^libaravis-|\.so.*$", "", libraries[0].name) if libraries else "of unknown version"
-    if not types:
-        return Check(name, "missing", f"Aravis {version} is there, its description for Python is not", get)
-    if site.modules.has("gi"):
-        return Check(name, "ok", f"Aravis {version}")
-    return Check(name, "missing", f"Aravis {version} is there, Python's gi is not", get)
+    versions = sorted({re.sub(r"^libaravis-|\.so.*$", "", library) for library in libraries})
+    if "0.8" in versions:
+        return Check(name, "ok", "Aravis 0.8")
+    return Check(name, "missing", f"Aravis {', '.join(versions)} is there, 0.8 is not", get)
 
 
 def check_decoders(site: Site, has_ffmpeg: bool, has_gpu: bool, answer: Answer = None) -> Check:

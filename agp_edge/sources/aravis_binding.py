@@ -193,6 +193,15 @@ def _library() -> _Library:
     return _Library()
 
 
+def load() -> None:
+    """Load Aravis; whatever needs it does so otherwise.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    _library()
+
+
 _DISCOVERY = threading.Lock()
 """Aravis has one list of cameras for the whole process, and gives pointers into it."""
 

@@ -7,7 +7,9 @@ import ipaddress
 import threading
 import time
 
-from agp_edge.errors import AgpEdgeError, InputError, SourceLostError, quote
+from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError, SourceLostError, quote
+from agp_edge.extras import import_cv2
+from agp_edge.sources import aravis_binding
 from agp_edge.sources.aravis_binding import (
     AravisError,
     Buffer,
@@ -17,7 +19,7 @@ from agp_edge.sources.aravis_binding import (
     Stream,
     find_devices,
 )
-from agp_edge.sources.base import Frame, Source
+from agp_edge.sources.base import Clock, Frame, Source
 from agp_edge.sources.device_clock import DeviceClock
 from agp_edge.sources.genicam_features import configure
 from agp_edge.sources.options import AS_IT_IS, SourceOptions
@@ -60,8 +62,15 @@ class GenicamSource(Source):
         self._stream: Stream | None = None
         self._format = ""
         self._number = -1
+        self._lost = 0
         self._last_id: int | None = None
         self._clock = DeviceClock()
+
+    def load(self) -> None:
+        """Load Aravis, and OpenCV, which mono cameras can do without."""
+        aravis_binding.load()
+        with contextlib.suppress(MissingExtraError):
+            import_cv2("converting colours")
 
     def open(self) -> None:
         """Find the camera, set it and have it send. Sequence numbers go on where they were."""
@@ -180,6 +189,7 @@ class GenicamSource(Source):
                 older, newest = (
                     (newest, follower) if follower.is_whole or not newest.is_whole else (follower, newest)
                 )
+                self._lost += older.is_whole
                 self.incomplete += not older.is_whole
                 stream.push(older)
             if newest is not None and newest.is_whole:
@@ -212,7 +222,9 @@ class GenicamSource(Source):
         stride = PIXEL_FORMATS[self._format].row_bytes(image.width) + image.padding_bytes
         pixels = to_frame_pixels(image.data, self._format, image.width, image.height, stride)
         wall_s = now_s - (now_ns - captured_ns) / 1e9
-        return Frame(pixels, self._number, captured_ns, wall_s, "sensor" if stamped else "arrival", self.name)
+        lost, self._lost = self._lost, 0
+        clock: Clock = "sensor" if stamped else "arrival"
+        return Frame(pixels, self._number, captured_ns, wall_s, clock, self.name, lost)
 
     def _step(self, frame_id: int) -> int:
         """How far a frame is behind the one before, by the camera's own numbers: a gap is what was lost on the way."""

@@ -20,7 +20,7 @@ from agp_edge.judging import open_judging_engine
 from agp_edge.sources import SourceOptions, aravis_binding, open_source
 from agp_edge.sources.aravis_binding import Camera, find_devices
 from agp_edge.sources.base import Frame
-from agp_edge.sources.genicam import GenicamSource
+from agp_edge.sources.genicam import BUFFERS, GenicamSource
 from agp_edge.sources.genicam_features import our_format
 from agp_edge.stream import Stream
 from tests.agp_edge.sources.fake_camera import FakeCamera, fake_camera
@@ -104,6 +104,21 @@ def test_time_stamps_are_the_camera_s_on_our_clocks(camera: FakeCamera) -> None:
     # The camera waits for whole multiples of 20 ms of its own clock; a busy machine wakes it late.
     steps = np.diff([f.captured_ns for f in frames]) / np.diff([f.number for f in frames]) / 1e6
     assert abs(np.median(steps) - 20) < 5
+
+
+def test_the_newest_frame_wins_and_the_others_are_counted(camera: FakeCamera) -> None:
+    with opened(camera.uri, options(fps=100.0)) as source:
+        source.read()
+        time.sleep(
+            0.3
+        )  # Longer than the buffers last: of thirty frames five wait, and the others found no room.
+        frame, follower = source.read(), source.read()
+    assert (frame.number, frame.lost) == (BUFFERS, BUFFERS - 1)
+    assert follower.lost == 0
+    assert follower.number - frame.number >= 15
+    assert (
+        int(follower.pixels[0, 0, 0]) - int(frame.pixels[0, 0, 0])
+    ) % 255 == follower.number - frame.number
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
