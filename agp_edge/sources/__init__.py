@@ -30,7 +30,7 @@ SOURCES = {
 }
 """Kind -> module and class; the kind of a URI is its scheme, of a path what `kind_of` says."""
 
-ISOLATED = frozenset({"csi", "rtsp", "rtsps"})
+ISOLATED = frozenset({"csi", "genicam", "rtsp", "rtsps"})
 """Kinds that are read in a process of their own, because the library below may block for ever, leak, or crash."""
 
 _LOCAL_KINDS = ("images", "video")

@@ -128,6 +128,8 @@ class Worker:
             while wire.receive(self._link) is not None:
                 self._newest.want()
         self._stop.set()
+        # A camera that waits for a trigger gives nothing that would end the read.
+        self._source.interrupt()
         self._thread.join(LONGEST_GOODBYE_S)
 
     def _run(self) -> None:
