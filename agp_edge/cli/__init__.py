@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agp_edge.cli import ablation, data, device, engine, measure, network, run, trust
+from agp_edge.cli import ablation, data, device, engine, measure, network, run, stream, trust
 from agp_edge.cli.console import run_command
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "export": ("From good parts to a model (host)", network.export),
     "calibrate": ("From good parts to a model (host)", network.calibrate),
     "build-engine": ("On the device", engine.build_engine),
-    "stream": ("On the device", run.stream),
+    "stream": ("On the device", stream.stream),
     "predict": ("On the device", run.predict),
     "benchmark": ("On the device", measure.benchmark),
     "inspect": ("Trust", data.inspect),

@@ -28,7 +28,7 @@ def conform(pixels: NDArray[np.uint8], spec: FrameSpec, source: str) -> NDArray[
     if (width, height) != (spec.width, spec.height):
         raise InputError(
             f"a frame of {source} is {width}x{height}, the engine takes {spec.width}x{spec.height}",
-            f"set the camera to {spec.width}x{spec.height}, or make an engine for it: "
+            f"set the camera to --size {spec.width}x{spec.height}, cut that out with --roi X,Y, or make an engine for it: "
             f"agp-edge export RUN --out BUNDLE --frame-size {width}x{height}",
         )
     if channels == spec.channels:

@@ -16,6 +16,7 @@ from agp_edge.frame import FrameSpec
 from agp_edge.latency import LatencyRecorder
 from agp_edge.masks import Mask
 from agp_edge.roi import Roi
+from agp_edge.scene import SceneReference, SceneWatch
 from agp_edge.sinks import Judgement
 from agp_edge.sources.base import Frame, Source
 from agp_edge.sources.conform import conform
@@ -64,10 +65,18 @@ class View:
         reader: the source's; several views may share it.
         roi: the region; None for the whole frame.
         mask: what of the engine's frame never counts.
-        on_event: told of frames that cannot be judged.
+        scene: what good frames are like; None where nobody measured them.
+        on_event: told of frames that cannot be judged, and of what is wrong with the picture.
     """
 
-    def __init__(self, reader: Reader, roi: Roi | None, mask: Mask | None, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        roi: Roi | None,
+        mask: Mask | None,
+        scene: SceneReference | None,
+        on_event: OnEvent,
+    ) -> None:
         self.reader = reader
         self.roi = roi
         self.mask = mask
@@ -77,6 +86,8 @@ class View:
         self._on_event = on_event
         self._unfit = 0
         self._unfit_told_at = float("-inf")
+        # Of a camera alone: files repeat and change as they like.
+        self._watch = SceneWatch(scene, on_event, self.name) if reader.source.live else None
 
     @property
     def name(self) -> str:
@@ -116,6 +127,11 @@ class View:
         for stage, value in judgement.latency_ms.items():
             self.latency[stage].record(value)
         self.last = judgement.without_pixels()
+
+    def watch(self, pixels: NDArray[np.uint8], captured_ns: int) -> None:
+        """Look whether the picture is still one of the scene that the engine was made for."""
+        if self._watch is not None:
+            self._watch.look(pixels, captured_ns)
 
     def counts(self) -> dict[str, int]:
         """captured = judged + dropped + failed."""

@@ -133,6 +133,7 @@ class Stream:
         self._readers: list[Reader] = []
         self._views: dict[Reader, list[View]] = {}
         spec = engine.session.frame
+        scene = None if engine.sidecar is None else engine.sidecar.scene
         for feed in feeds:
             reader = Reader(
                 feed.source,
@@ -145,7 +146,7 @@ class Stream:
             )
             self._readers.append(reader)
             self._views[reader] = [
-                View(reader, roi, feed.mask_of(roi, spec), self._tell) for roi in feed.rois or (None,)
+                View(reader, roi, feed.mask_of(roi, spec), scene, self._tell) for roi in feed.rois or (None,)
             ]
         self._use_slots(engine)
         self._machine = describe_machine()
@@ -249,6 +250,7 @@ class Stream:
                 view.status(waiting[view.reader] + under_way.get(view, 0)) for view in self._all_views()
             ],
             "sinks": [runner.status() for runner in self._runners],
+            "waits_for_trigger": self._readers[0].triggered,
             "triggers": sum(reader.triggers for reader in self._readers),
             "triggers_missed": sum(reader.missed for reader in self._readers),
         }
@@ -403,8 +405,9 @@ class Stream:
             except AgpEdgeError as error:
                 failure = error
         judgements = judgements or self._judge(batch, scores, computed)
-        for item, judgement in zip(batch.items, judgements, strict=True):
+        for i, (item, judgement) in enumerate(zip(batch.items, judgements, strict=True)):
             item.view.record(judgement)
+            item.view.watch(batch.pixels[i], item.frame.captured_ns)
             self._health.verdict()
             self._last = f"{judgement.verdict} {judgement.score:.3g}"
             for runner in self._runners:

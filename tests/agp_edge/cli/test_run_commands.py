@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agp_edge.cli.run import stream_report
+from agp_edge.cli.stream import stream_report
 from agp_edge.datasets.images import write_png
 from agp_edge.engines import read_sidecar
 from agp_edge.engines.sidecar import sidecar_path
@@ -222,11 +222,12 @@ def test_video_replaces_videos_only(tmp_path: Path, run: Run, tiny_engine: Path,
 
 
 def test_a_report_fits_80_columns() -> None:
-    latency = {"total": {"p50": 12345.67, "p99": 99999.99}}
+    latency = {"total": {"p50": 12345.67, "p99": 99999.99, "max": 99999.99}}
     line = dict.fromkeys(("captured", "judged", "dropped", "failed", "ok", "ng", "reconnects"), 10_000_000)
     name = "rtsp://inspector:***@camera-12.line-4.factory.example:554/streams/main"
     summary = {"engine": "0123456789ab", "threshold": 0.123456, "provisional": True, "elapsed_ms": 1e9,
-               "sources": [{"source": name, **line, "latency_ms": latency}]}  # fmt: skip
+               "sources": [{"source": name, **line, "latency_ms": latency}],
+               "sinks": [{"sink": "--mqtt", "lost": 10_000_000}]}  # fmt: skip
     report = stream_report(summary)
     assert max(map(len, report.splitlines())) <= 80
     assert "rtsp://" in report
@@ -282,9 +283,9 @@ def test_a_wait_for_a_batch(run: Run, tiny_engine: Path, video: Path) -> None:
     assert run(*where, "20")[0] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_an_interrupt_leaves_everything_readable(
-    tmp_path: Path, tiny_engine: Path, video: Path, number: signal.Signals
+    tmp_path: Path, tiny_engine: Path, video: Path, number: signal.Signals, code: int
 ) -> None:
     cv2 = pytest.importorskip("cv2")
     # Far more images than can be judged meanwhile: a source that does not end by itself.
@@ -309,7 +310,7 @@ def test_an_interrupt_leaves_everything_readable(
     process.send_signal(number)
     process.send_signal(number)  # Shells and `timeout` signal twice: the echo must not cut anything short.
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
     text = lines.read_text()
     assert text.endswith("\n")

@@ -156,16 +156,11 @@ class Line:
         self._engine = open_judging_engine(engine)
         self._sink = sink
         self.cameras = list(cameras)
-        self.stream = Stream(cameras, self._engine, [sink], on_event=self._tell_text)
+        self.stream = Stream(cameras, self._engine, [sink])
         self.control = LineControl(self.stream, self._engine.judge._ordered, sink.event)
         sink.attach(self.control)
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="line")
-
-    def _tell_text(self, text: str) -> None:
-        kind = "source-back" if " is back " in text else "source-lost"
-        source = next(camera.name for camera in self.cameras if text.startswith(camera.name))
-        self._sink.event(Event(kind, text, source))
 
     def _run(self) -> None:
         try:
