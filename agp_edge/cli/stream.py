@@ -593,7 +593,7 @@ def stream_report(summary: dict[str, Any]) -> str:
             "captured = judged + dropped + failed",
             "",
             table(verdicts, ("source", "OK", "NG", "p50 ms", "p99 ms", "max ms")),
-            "judged = OK + NG; latency from capture to verdict, max is the oldest frame judged",
+            "judged = OK + NG; latency from capture to verdict, max: the oldest frame",
             *([f"{triggers} triggers, {missed} without a verdict"] if triggers else []),
             *([f"entries that did not get through: {', '.join(lost)}"] if lost else []),
             f"{judged} verdicts in {seconds:.1f} s, threshold {summary['threshold']:.6g}, engine {summary['engine']}",
