@@ -108,6 +108,11 @@ class SinkOptions:
             address = self.prometheus
             parse_address(address, "--prometheus")
             planned.append(lambda: PrometheusSink(address))
+        if self.opcua is not None:
+            from agp_edge.sinks.opcua import OpcUaSink
+
+            endpoint = expand_secrets(self.opcua)
+            planned.append(lambda: OpcUaSink(endpoint))
         if self.web is not None:
             from agp_edge.address import parse_address
             from agp_edge.sinks.web import WebSink
