@@ -50,7 +50,7 @@ class SinkRunner:
         self._waiting: deque[tuple[Judgement | Event, int]] = deque()
         self._bytes = self._events = 0
         self._closing = self._ended = self._left_behind = False
-        self._behind = False
+        self._behind = self._troubled = False
         self._failure: BaseException | None = None
         # A daemon: a sink may hang in a library for ever, and the process has to end all the same.
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -207,6 +207,7 @@ class SinkRunner:
                 was_failing, self.error = self.error is not None, None
             if was_failing:
                 self._tell_back()
+        self._tell_trouble()
 
     def _fail(self, error: Exception, *, lost: int) -> None:
         what = error.what if isinstance(error, AgpEdgeError) else f"{type(error).__name__}: {error}"
@@ -220,6 +221,20 @@ class SinkRunner:
         if self._live and not known:
             text = f"{self.sink.name} cannot write: {what}; the stream goes on without it, and tries it again"
             self._on_event(Event("sink-failed", text, level="error", data={"lost": self.lost}))
+
+    def _tell_trouble(self) -> None:
+        """Tell when what the sink took no longer gets where it belongs, and when it does again."""
+        trouble = self.sink.trouble
+        if (trouble is not None) == self._troubled:
+            return
+        self._troubled = trouble is not None
+        data = {"lost": self.lost + self.sink.lost}
+        if trouble is None:
+            text = f"{self.sink.name} delivers again; {data['lost']} entries were lost so far"
+            self._on_event(Event("sink-back", text, level="info", data=data))
+        else:
+            text = f"{self.sink.name} keeps what it is given: {trouble}"
+            self._on_event(Event("sink-failed", text, data=data))
 
     def _tell_back(self) -> None:
         text = f"{self.sink.name} writes again; {self.lost} entries were lost so far"
