@@ -14,8 +14,9 @@ from agp_edge.events import Event
 from agp_edge.rendering import annotate
 from agp_edge.verdict import Region, VerdictName
 
-Wants = Literal["verdicts", "rejects", "pictures"]
-"""What a sink looks at: verdicts without pixels and maps; of NG frames alone, with both; or all of it."""
+Wants = Literal["verdicts", "rejects", "frames", "pictures"]
+"""What a sink looks at: verdicts without pixels and maps; of NG frames alone, with both; all with pixels, and maps of NG frames;
+or all of it. It may change while the stream runs."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 from agp_edge.clock import rfc3339_ms
 from agp_edge.control import StreamStatus
+from agp_edge.errors import quote
 from agp_edge.events import Event
 from agp_edge.sinks.base import Judgement
 from agp_edge.sinks.web.pictures import Picture
@@ -95,8 +96,12 @@ class Tile:
 
     Attributes:
         number: in the order of their first verdict or status.
-        latest: the newest judgement, and `latest_change` when it came.
-        picture: the newest picture that was coded, `painted` what of; `picture_change` when it came.
+        change: of the board, when it changed last.
+        latest: the newest judgement.
+        to_paint: the same, until its picture is coded.
+        picture: the newest picture that was coded, and `painted` what it is of, without the pixels.
+        picture_change: of the board, when it came.
+        painted_at: monotonic seconds.
     """
 
     number: int
@@ -104,12 +109,31 @@ class Tile:
     roi: str | None
     change: int
     latest: Judgement | None = None
+    to_paint: Judgement | None = None
     painted: Judgement | None = None
     painted_at: float = -math.inf
     picture: Picture | None = None
     picture_change: int = 0
     buckets: deque[Bucket] = field(default_factory=lambda: deque(maxlen=BUCKETS))
     rejects: deque[Reject] = field(default_factory=lambda: deque(maxlen=KEPT_REJECTS))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a part of the page: a fault of ours.
+
+    Attributes:
+        text: of the exception.
+        at: monotonic seconds.
+    """
+
+    text: str
+    at: float
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """An exception that was just caught."""
+        return cls(f"{type(error).__name__}: {quote(error)}", time.monotonic())
 
 
 class Board:
@@ -155,7 +179,7 @@ class Board:
             self._change += 1
             tile = self._tile(judgement.source, judgement.roi[0] if judgement.roi else None)
             tile.change = self._change
-            tile.latest = judgement
+            tile.latest, tile.to_paint = judgement.without_pixels(), judgement
             index = int(time.monotonic() / BUCKET_S)
             if not tile.buckets or tile.buckets[-1].index != index:
                 tile.buckets.append(Bucket(index, judgement.threshold))
@@ -198,9 +222,12 @@ class Board:
     def set_picture(self, tile: Tile, of: Judgement, picture: Picture | None) -> None:
         """Take the picture that was coded of a tile's judgement; None where it has no pixels."""
         with self.changed:
-            tile.painted, tile.painted_at = of, time.monotonic()
+            tile.painted_at = time.monotonic()
+            if tile.to_paint is of:
+                tile.to_paint = None
             if picture is not None:
                 self._change += 1
+                tile.painted = of.without_pixels()
                 tile.picture, tile.picture_change = picture, self._change
 
     def set_reject_picture(self, reject: Reject, picture: Picture | None, thumb: bytes) -> None:
@@ -338,7 +365,12 @@ def _describe(picture: Picture | None) -> dict[str, Any] | None:
 
 
 def _name(judgement: Judgement) -> dict[str, Any]:
-    return {"frame": judgement.frame, "verdict": judgement.verdict, "score": _number(judgement.score)}
+    return {
+        "frame": judgement.frame,
+        "time": rfc3339_ms(judgement.wall_s),
+        "verdict": judgement.verdict,
+        "score": _number(judgement.score),
+    }
 
 
 def _number(value: float | None) -> float | None:

@@ -6,7 +6,7 @@ import threading
 import time
 
 from agp_edge.sinks.base import Judgement
-from agp_edge.sinks.web.board import Board, Reject, Tile
+from agp_edge.sinks.web.board import Board, Failure, Reject, Tile
 from agp_edge.sinks.web.pictures import paint_picture, paint_thumb
 
 INTERVAL_S = 0.1
@@ -22,12 +22,12 @@ class Painter:
         board: has what is to be painted, and takes the pictures.
 
     Attributes:
-        failure: what went wrong since it was last looked at.
+        failure: what went wrong last.
         painted: how many pictures it coded.
     """
 
     def __init__(self, board: Board) -> None:
-        self.failure: Exception | None = None
+        self.failure: Failure | None = None
         self.painted = 0
         self._board = board
         self._stop = threading.Event()
@@ -70,9 +70,9 @@ class Painter:
         due = time.monotonic() - INTERVAL_S
         for i in range(len(tiles)):
             tile = tiles[(self._turn + i) % len(tiles)]
-            if tile.latest is not None and tile.latest is not tile.painted and tile.painted_at <= due:
+            if tile.to_paint is not None and tile.painted_at <= due:
                 self._turn += i + 1
-                return tile, tile.latest
+                return tile, tile.to_paint
         return None
 
     def _paint(self, place: Reject | Tile, judgement: Judgement) -> None:
@@ -84,7 +84,7 @@ class Painter:
                     thumb = paint_thumb(judgement)
                 self.painted += 1
         except Exception as error:
-            self.failure = error
+            self.failure = Failure.of(error)
         if isinstance(place, Reject):
             self._board.set_reject_picture(place, picture, thumb)
         else:

@@ -17,7 +17,7 @@ from agp_edge.address import format_address
 from agp_edge.control import Control, StreamStatus
 from agp_edge.errors import AgpEdgeError, InputError
 from agp_edge.extras import import_extra
-from agp_edge.sinks.web.board import Board, to_json
+from agp_edge.sinks.web.board import Board, Failure, to_json
 from agp_edge.sinks.web.guard import Guard, Refusal
 
 FILES = {
@@ -74,7 +74,7 @@ class Server:
 
     Attributes:
         address: (host, port) where it listens.
-        failure: what went wrong since it was last looked at.
+        failure: what went wrong last.
         most_viewers: how many looked at once.
 
     Raises:
@@ -88,7 +88,7 @@ class Server:
         self._files = _read_files()
         self._socket = _listen(host, port)
         self.address: tuple[str, int] = (host, self._socket.getsockname()[1])
-        self.failure: Exception | None = None
+        self.failure: Failure | None = None
         self.most_viewers = 0
         self._control: Control | None = None
         self._known: tuple[float, StreamStatus] | None = None
@@ -117,7 +117,7 @@ class Server:
         try:
             self._loop.run_until_complete(self._serve())
         except Exception as error:
-            self.failure = error
+            self.failure = Failure.of(error)
         finally:
             self._loop.close()
             self._socket.close()
@@ -180,7 +180,7 @@ class Server:
                 try:
                     self._board.set_status(self._status_now(self._control))
                 except Exception as error:
-                    self.failure = error
+                    self.failure = Failure.of(error)
             if self._board.change != told:
                 told = self._board.change
                 beat, self._beat = self._beat, asyncio.Event()
@@ -206,7 +206,7 @@ class Server:
             except (asyncio.CancelledError, ConnectionError):
                 raise
             except Exception as error:
-                self.failure = error
+                self.failure = Failure.of(error)
                 response = self._json(
                     {"error": "the page's server failed", "hint": "see the stream's log"}, 500
                 )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from agp_edge.address import format_address, parse_address
 from agp_edge.control import Control
-from agp_edge.errors import WorkStoppedError, quote
 from agp_edge.events import Event
 from agp_edge.extras import import_cv2
-from agp_edge.sinks.base import Judgement, Sink
+from agp_edge.sinks.base import Judgement, Sink, Wants
 from agp_edge.sinks.web.board import Board
 from agp_edge.sinks.web.guard import Guard
 from agp_edge.sinks.web.painter import Painter
 from agp_edge.sinks.web.server import Server
+
+RECENT_S = 60.0
 
 
 class WebSink(Sink):
@@ -37,7 +38,6 @@ class WebSink(Sink):
     """
 
     name = "--web"
-    wants = "pictures"
 
     def __init__(self, address: str, token: str | None = None, names: Sequence[str] = ()) -> None:
         host, port = parse_address(address, "--web")
@@ -49,26 +49,25 @@ class WebSink(Sink):
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         self.url = f"http://{format_address(shown, self._server.address[1])}/"
 
+    @property
+    def wants(self) -> Wants:  # type: ignore[override]
+        """Maps of all frames only while somebody looks: they have to be brought from the engine."""
+        return "pictures" if self._board.watched else "frames"
+
+    @property
+    def trouble(self) -> str | None:  # type: ignore[override]
+        """What went wrong with the page in the last minute; the page and the stream go on."""
+        failures = [part.failure for part in (self._server, self._painter) if part.failure is not None]
+        recent = [failure for failure in failures if time.monotonic() - failure.at < RECENT_S]
+        return f"the live page failed: {recent[0].text}" if recent else None
+
     def attach(self, control: Control) -> None:
         """Be given the running stream: its counts are shown, its threshold can be set."""
         self._server.attach(control)
 
     def write(self, judgement: Judgement) -> None:
-        """Take one verdict.
-
-        Raises:
-            WorkStoppedError: something went wrong with the page since the last one; it goes on nevertheless.
-        """
-        if judgement.anomaly_map is not None:
-            # It is drawn later, and is the engine's own memory; pixels are nobody's who would write into them.
-            judgement = replace(judgement, anomaly_map=judgement.anomaly_map.copy())
+        """Take one verdict."""
         self._board.add(judgement)
-        for part in (self._server, self._painter):
-            failure, part.failure = part.failure, None
-            if failure is not None:
-                raise WorkStoppedError(
-                    f"the live page failed: {type(failure).__name__}: {quote(failure)}", "the stream goes on"
-                ) from failure
 
     def event(self, event: Event) -> None:
         """Show an event."""

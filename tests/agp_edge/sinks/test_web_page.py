@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agp_edge.engines.sidecar import sidecar_path
+from agp_edge.files import write_json
 from agp_edge.sinks.web import WebSink
 from tests.agp_edge.sinks.live_line import Line, LiveCamera
 from tests.agp_edge.sinks.streams import wait_for
@@ -130,11 +133,11 @@ def test_a_wrong_token_is_refused_and_the_right_one_moves_the_threshold(
     tab.wait(
         "document.getElementById('change-said').textContent.startsWith('Refused: this is not the token')"
     )
-    assert running.summary()["threshold"] == pytest.approx(0.4)
+    assert running.threshold == pytest.approx(0.4)
     tab.ask("document.getElementById('rate-token').value = ''")
     ask_for("50", TOKEN)
     tab.wait("document.getElementById('change-said').textContent.startsWith('Set:')")
-    wait_for(lambda: running.summary()["threshold"] < 0.31, "the stream's threshold")
+    wait_for(lambda: running.threshold < 0.31, "the stream's threshold")
     tab.wait(f"{STATE} === 'NG'", "the stream's verdicts, which follow")
     tab.wait("document.getElementById('events').textContent.includes('the threshold is 0.3')")
     # It knows the token now, and says what the engine cannot promise.
@@ -318,28 +321,34 @@ def test_a_name_stays_a_name(tiny_engine: Path, part: Part, tab: Tab) -> None:
         assert tab.complaints == []
 
 
-def test_a_provisional_threshold_and_a_sick_stream_are_said(line: tuple[Line, WebSink], tab: Tab) -> None:
-    running, sink = line
-    running.control.healthy = False
-    tab.go(sink.url)
-    tab.wait("document.getElementById('health').textContent === 'Not healthy: no verdict for 60 s'")
-    assert tab.ask("document.getElementById('threshold-note').hidden") is True
-    running.stream._engine.judge.provisional = True
-    tab.wait("document.getElementById('threshold-note').textContent.startsWith('Provisional')")
-    tab.wait("!document.getElementById('threshold-note').hidden")
+def test_a_provisional_threshold_and_a_sick_stream_are_said(
+    tiny_engine: Path, camera: LiveCamera, tab: Tab
+) -> None:
+    sidecar = sidecar_path(tiny_engine)
+    write_json(sidecar, {**json.loads(sidecar.read_text()), "provisional": True})
+    sink = WebSink("127.0.0.1:0", TOKEN)
+    with Line(tiny_engine, [camera], sink, healthy_within_s=0.5):
+        tab.go(sink.url)
+        tab.wait("document.getElementById('health').textContent === 'Healthy'")
+        tab.wait("document.getElementById('threshold-note').textContent.startsWith('Provisional')")
+        assert tab.ask("document.getElementById('threshold-note').hidden") is False
+        camera.lost = True
+        tab.wait("document.getElementById('health').textContent.startsWith('Not healthy: no verdict for')")
 
 
-def test_parts_can_be_triggered_where_the_stream_waits_for_them(line: tuple[Line, WebSink], tab: Tab) -> None:
-    running, sink = line
-    tab.go(sink.url)
-    tab.wait(f"{STATE} === 'OK'")
-    assert tab.ask("document.getElementById('trigger-form').hidden") is True
-    running.control.waits_for_trigger = True
-    tab.wait("!document.getElementById('trigger-form').hidden")
-    tab.ask("document.getElementById('rate-token').focus()")
-    tab.type(TOKEN)
-    tab.ask("document.getElementById('part').focus()")
-    tab.type("A-17")
-    tab.press("Enter")
-    wait_for(lambda: running.control.triggered == ["A-17"], "the trigger")
-    tab.wait("document.getElementById('change-said').textContent.startsWith('Triggered')")
+def test_parts_can_be_triggered_where_the_stream_waits_for_them(
+    tiny_engine: Path, camera: LiveCamera, tab: Tab
+) -> None:
+    sink = WebSink("127.0.0.1:0", TOKEN)
+    with Line(tiny_engine, [camera], sink, trigger_wait_s=5.0):
+        tab.go(sink.url)
+        tab.wait("!document.getElementById('trigger-form').hidden")
+        assert tab.ask(STATE) == "No verdict yet"
+        tab.ask("document.getElementById('rate-token').focus()")
+        tab.type(TOKEN)
+        tab.ask("document.getElementById('part').focus()")
+        tab.type("A-17")
+        tab.press("Enter")
+        tab.wait("document.getElementById('change-said').textContent.startsWith('Triggered')")
+        tab.wait(f"{STATE} === 'OK'")
+        assert "part A-17" in tab.ask("document.querySelector('.score').textContent")

@@ -35,6 +35,8 @@ const token = () => sessionStorage.getItem(TOKEN);
 
 async function ask(path, options = {}) {
   const given = options.token ?? token();
+  // A header takes no other characters, and so no token has them.
+  if (given && !/^[!-~]+$/.test(given)) throw new Refused(401, { error: "this is not the token" });
   const headers = { ...options.headers, ...(given ? { Authorization: `Bearer ${given}` } : {}) };
   const late = new AbortController();
   const timer = setTimeout(() => late.abort(), LONGEST_WAIT_MS);
@@ -115,7 +117,10 @@ async function show(described, take) {
   if (described.status) showStatus(described.status, described.can_change);
   // The bytes lie in this order: pictures, then rejects.
   const pictures = described.pictures.map((picture) => [picture, decode(picture, take)]);
-  for (const said of described.rejects) rejects.take(said, take(said.thumb), described.kept_rejects);
+  for (const said of described.rejects) {
+    const isNew = rejects.take(said, take(said.thumb), described.kept_rejects);
+    if (isNew) tiles.get(said.tile)?.takeReject(said.said, seen !== "");
+  }
   showEvents(described.events);
   for (const [picture, coming] of pictures) tiles.get(picture.tile)?.show(await coming, byId("overlay").checked);
   seen = described.seen;
@@ -124,6 +129,7 @@ async function show(described, take) {
 /** Another stream than before: nothing of the old one stays. */
 function begin(next) {
   epoch = next;
+  seen = "";
   for (const tile of tiles.values()) tile.close();
   tiles.clear();
   rejects.clear();

@@ -29,8 +29,10 @@ export class Rejects {
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
   }
 
+  /** Take a reject, or its picture, which comes later; whether it is a new one. */
   take(described, thumb, kept) {
-    const entry = this.entries.get(described.reject) ?? this.make(described);
+    const known = this.entries.get(described.reject);
+    const entry = known ?? this.make(described);
     entry.large = described.large;
     if (thumb.byteLength) {
       const url = URL.createObjectURL(new Blob([thumb], { type: "image/jpeg" }));
@@ -43,6 +45,7 @@ export class Rejects {
     const mine = [...this.entries.values()].filter((other) => other.tile === described.tile);
     for (const old of mine.slice(0, Math.max(0, mine.length - kept))) this.drop(old);
     byId("no-rejects").hidden = this.entries.size > 0;
+    return !known;
   }
 
   make(described) {

@@ -4,6 +4,8 @@ import { Chart } from "./chart.js";
 import { clock, count, day, digits, draw, h, ms, release, setText, sign } from "./dom.js";
 
 const STAGES = ["capture", "queue", "transfer", "compute", "post", "total"];
+/** So long a reject stays on the screen: at thirty verdicts a second nobody would see it, and nothing may flash. */
+const HELD_MS = 1000;
 const COUNTS = [
   ["OK", "ok"], ["NG", "ng"], ["captured", "captured"], ["judged", "judged"], ["dropped", "dropped"], ["failed", "failed"],
   ["reconnects", "reconnects"],
@@ -16,6 +18,7 @@ export class Tile {
     this.source = source;
     this.roi = roi;
     this.last = null;
+    this.held = null;
     this.connected = true;
     this.lostSince = null;
     this.picture = null;
@@ -25,7 +28,8 @@ export class Tile {
     this.sign = h("span", { class: "sign-place" });
     this.word = h("strong", {});
     this.score = h("span", { class: "score" });
-    this.state = h("p", { class: "state" }, this.sign, h("span", {}, this.word, this.score));
+    this.reject = h("span", { class: "last-reject" });
+    this.state = h("p", { class: "state" }, this.sign, h("span", {}, this.word, this.score), this.reject);
     this.chart = new Chart(this.name);
     this.counts = Object.fromEntries(COUNTS.map(([, key]) => [key, h("dd", {}, "0")]));
     this.age = h("dd", {}, "–");
@@ -38,7 +42,7 @@ export class Tile {
       this.state,
       this.chart.root,
       h("dl", { class: "counts" }, ...COUNTS.map(([name, key]) => h("div", {}, h("dt", {}, name), this.counts[key])),
-        h("div", {}, h("dt", {}, "age"), this.age)),
+        h("div", {}, h("dt", {}, "frame age"), this.age)),
       h("details", {}, this.summary, h("table", { class: "stages" },
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "stage"), h("th", { scope: "col" }, "p50"), h("th", { scope: "col" }, "p99"))),
         this.stages)),
@@ -55,6 +59,19 @@ export class Tile {
     this.chart.add(described.buckets, header.buckets);
     this.showState();
     return before !== this.last?.verdict || Boolean(lost) !== Boolean(this.lostSince);
+  }
+
+  /** Take a reject; a new one is held up for a moment. */
+  takeReject(said, isNew) {
+    setText(this.reject, `last reject ${day(said.time)}`);
+    if (!isNew) return;
+    clearTimeout(this.timer);
+    this.held = said;
+    this.timer = setTimeout(() => {
+      this.held = null;
+      this.showState();
+    }, HELD_MS);
+    this.showState();
   }
 
   takeStatus(status) {
@@ -83,19 +100,18 @@ export class Tile {
   }
 
   showState() {
-    const kind = this.lost ? "lost" : this.last ? this.last.verdict : "none";
+    const last = this.held ?? this.last;
+    const kind = this.lost ? "lost" : last ? last.verdict : "none";
     if (this.root.dataset.kind !== kind) {
       this.root.dataset.kind = kind;
       this.sign.replaceChildren(sign(kind));
     }
     const words = { OK: "OK", NG: "NG", none: "No verdict yet" }[kind];
     setText(this.word, words ?? this.words.replace(/^./, (letter) => letter.toUpperCase()));
-    const last = this.last;
     const relation = last?.verdict === "OK" ? "≤" : ">";
     const before = this.lost && last ? `last ${last.verdict}, ` : "";
     const part = last?.part ? `, part ${last.part}` : "";
     setText(this.score, last ? ` ${before}score ${digits(last.score)} ${relation} ${digits(last.threshold)}${part}` : "");
-    if (last) setText(this.stamp, `frame ${last.frame}, ${clock(last.time)}`);
   }
 
   show(picture, overlay) {
@@ -107,7 +123,8 @@ export class Tile {
   redraw(overlay) {
     if (!this.picture) return;
     draw(this.canvas, this.picture, overlay);
-    const { frame, verdict, score } = this.picture;
+    const { frame, time, verdict, score } = this.picture;
+    setText(this.stamp, `frame ${frame}, ${clock(time)}`);
     this.canvas.dataset.frame = frame;
     this.canvas.setAttribute("aria-label", `Picture of ${this.name}: frame ${frame}, ${verdict}, score ${digits(score)}`);
   }
@@ -117,6 +134,7 @@ export class Tile {
   }
 
   close() {
+    clearTimeout(this.timer);
     release(this.picture);
     this.root.remove();
   }
