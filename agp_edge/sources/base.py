@@ -41,6 +41,7 @@ class Source(Protocol):
     Attributes:
         name: for logs and verdicts; a password in the URI is replaced.
         live: frames come whether they are read or not, so the newest wins; else nothing is dropped.
+        endless: it has no end of itself, so that a stream of it is one for months: lost, it is opened again, live or not.
         fps: nominal frames a second; None where unknown, or before `open`.
         takes: the attributes of `SourceOptions` that this kind heeds; a source is made of its URI and options.
     """
@@ -48,6 +49,7 @@ class Source(Protocol):
     takes: ClassVar[frozenset[str]] = frozenset()
     name: str
     live: bool
+    endless: bool = False
     fps: float | None
 
     def load(self) -> None:
@@ -71,7 +73,7 @@ class Source(Protocol):
 
         Raises:
             InputError: this one frame cannot be read; the next call goes on behind it.
-            SourceLostError: a live source ended; `close` and `open` may bring it back.
+            SourceLostError: a live or endless source ended; `close` and `open` may bring it back.
         """
 
     def interrupt(self) -> None:

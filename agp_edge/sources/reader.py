@@ -55,7 +55,7 @@ class Reader:
     live waits until there is room, so that nothing is dropped; its frames count as captured when they are taken,
     because those read ahead of a stop are still in the file.
 
-    A live source that is lost is opened again and again, with growing, capped and jittered delays. Each trouble is
+    A live or endless source that is lost is opened again and again, with growing, capped and jittered delays. Each trouble is
     told once until there is a frame again.
 
     With triggers, only the first frame at or after each is captured, and up to `MOST_PARTS` of a camera's wait.
@@ -146,6 +146,10 @@ class Reader:
         """Since when a frame waits (`time.monotonic_ns`), though a newer one may have taken its place; hold `changed`."""
         return self._waiting_since
 
+    @property
+    def _comes_back(self) -> bool:
+        return self.source.live or self.source.endless
+
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()
@@ -222,7 +226,7 @@ class Reader:
             except SourceLostError as error:
                 if self._stop.is_set():
                     return
-                if not self.source.live:
+                if not self._comes_back:
                     raise
                 self._lose()
                 self._set_connected(False)
@@ -276,7 +280,7 @@ class Reader:
                 if self._stop.is_set():
                     return False
                 # What is wrong at the start is a mistake of the command; later it is a cable.
-                if not self.source.live or (first and not isinstance(error, SourceLostError)):
+                if not self._comes_back or (first and not isinstance(error, SourceLostError)):
                     raise
                 self._lose()
                 self._tell_trouble(error)
