@@ -38,7 +38,7 @@ class Collector:
         self.frames: list[Frame] = []
         self.told: list[str] = []
         self._changed = threading.Condition()
-        self.reader = Reader(source, self._changed, on_event=lambda event: self.told.append(str(event)))
+        self.reader = Reader(source, self._changed, on_event=lambda event: self.told.append(event.text))
         self.reader.start()
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
@@ -47,7 +47,7 @@ class Collector:
             with self._changed:
                 self._changed.wait_for(lambda: self.reader.waiting > 0, timeout=0.02)
                 while self.reader.waiting:
-                    self.frames.append(self.reader.take()[0])
+                    self.frames.append(self.reader.take().frame)
             if condition():
                 return
         pytest.fail(f"waited for {what} in vain")
