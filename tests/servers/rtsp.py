@@ -49,6 +49,10 @@ class RtspServer:
         self.port = self._process.stdout.readline().strip()
         assert self.port, "the RTSP server did not start"
 
+    def pids(self) -> set[int]:
+        """Its process."""
+        return {self._process.pid}
+
     def stall(self) -> None:
         """Give nothing more, but close nothing either."""
         self._process.send_signal(signal.SIGSTOP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from agp_edge.errors import SourceLostError
 from agp_edge.judging import JudgingEngine
 from agp_edge.sources import reader as reading
+from agp_edge.sources.base import Frame
 from agp_edge.stream import Stream
 from tests.agp_edge.stream.rig import Camera, Collect, counts_of
 
@@ -80,3 +82,36 @@ def test_the_same_trouble_is_told_once(monkeypatch: pytest.MonkeyPatch, part: Pa
     assert reminder == "it does not answer: still trying, 7 tries"
     assert lost.startswith("camera gives no more frames")
     assert lost_again == lost, "after a frame it is news again"
+
+
+@pytest.mark.parametrize(
+    ("every", "captured", "dropped"), [(1, 12, 8), (2, 6, 4), (3, 4, 2), (7, 2, 1), (100, 1, 0)]
+)
+def test_frames_that_a_source_lost_are_captured_and_dropped(
+    part: Part, every: int, captured: int, dropped: int
+) -> None:
+    """Numbers 0, 1, 2-5 lost, 6, 7-10 lost, 11: of every so many as if they had been dropped here."""
+
+    script = [(0, 0), (1, 0), (6, 4), (11, 4)]
+
+    class Hasty(Camera):
+        def read(self) -> Frame | None:
+            with changed:
+                changed.wait_for(lambda: not reader.waiting)
+            if not script:
+                return None
+            number, lost = script.pop(0)
+            return Frame(part(number), number, time.monotonic_ns(), time.time(), "arrival", self.name, lost)
+
+    changed = threading.Condition()
+    reader = reading.Reader(Hasty(part), changed, every=every)
+    reader.start()
+    numbers = []
+    with changed:
+        while changed.wait_for(lambda: reader.waiting or reader.ended, 30) and reader.waiting:
+            numbers.append(reader.take().frame.number)
+            changed.notify_all()
+    reader.close()
+    assert numbers == [number for number in (0, 1, 6, 11) if number % every == 0]
+    assert (reader.captured, reader.dropped) == (captured, dropped)
+    assert reader.captured == len(numbers) + reader.dropped
