@@ -63,6 +63,11 @@ class RtspSource(Source):
             raise SourceLostError(f"{self.name} is not open", "open it first")
         return self._inner.read()
 
+    def interrupt(self) -> None:
+        """End a wait of GStreamer's; FFmpeg's cannot be ended."""
+        if self._inner is not None:
+            self._inner.interrupt()
+
     def close(self) -> None:
         """Let go; safe to call twice."""
         if self._inner is not None:

@@ -175,6 +175,9 @@ def test_a_camera_is_decoded_in_hardware_where_there_is_some(
     with source:
         assert source.read()
         assert isinstance(source._inner, GstRtspSource)
+        source.interrupt()
+        with pytest.raises(SourceLostError, match="was told to stop"):
+            source.read()
     monkeypatch.setattr(gst_rtsp, "HARDWARE", {})
     rtsp_hardware_decoder.cache_clear()
     source = RtspSource(uri, SourceOptions(timeout_s=20))
