@@ -277,10 +277,12 @@ class Stream:
         self._most_under_way = 1 if self._live else max(1, len(self._free) - 1)
 
     def _done(self) -> bool:
-        if self._under_way or self._pending:
+        if self._under_way:
             return False
         if self._frames is not None and self.judged >= self._frames:
             return True
+        if self._pending:
+            return False
         with self._changed:
             # What a source gave before it broke off is judged.
             broken = any(reader.error and not reader.waiting for reader in self._readers)
@@ -344,6 +346,7 @@ class Stream:
         self._control.judge = self._judge_before
         self._use_slots(self._engine)
         self._pending.extendleft(reversed(items))
+        self._taken -= len(items)
         failed.close()
         self._refuse_engine(error if isinstance(error, AgpEdgeError) else as_ours(error))
 
@@ -368,6 +371,7 @@ class Stream:
                 if seen is not None:
                     items.append(item)
                     pixels.append(seen)
+            self._taken -= len(taken) - len(items)  # The others get no verdict.
             if not items:
                 return True
             self._free[0].submit(pixels)
