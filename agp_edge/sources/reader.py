@@ -71,7 +71,7 @@ class Reader:
         on_event: told of what befalls the source.
 
     Attributes:
-        captured, dropped: frames; captured ones that could not be read are among them.
+        captured, dropped, failed: frames; captured ones are among them that could not be read, and so failed.
         reconnects: how often a lost source gave frames again.
         connected: it is open, or a file.
         triggers, missed: triggers that came, and those for which there was no frame.
@@ -92,7 +92,8 @@ class Reader:
         on_event: OnEvent = nobody,
     ) -> None:
         self.source = source
-        self.captured = self.dropped = self.reconnects = self.triggers = self.missed = 0
+        self.captured = self.dropped = self.failed = 0
+        self.reconnects = self.triggers = self.missed = 0
         self.connected = False
         self.ended = False
         self.error: BaseException | None = None
@@ -114,7 +115,6 @@ class Reader:
         self._tries = 0
         self._gave_frames = False
         self._told_at = self._failure_told_at = float("-inf")
-        self._failed = 0
         # A daemon, because a camera's driver may never come back from a read; `close` waits for it all the same.
         self._thread = threading.Thread(target=self._run, name=f"read {source.name}", daemon=True)
 
@@ -338,13 +338,13 @@ class Reader:
         self.first_failure = self.first_failure or error
         with self._changed:
             self.captured += 1
-        self._failed += 1
+        self.failed += 1
         now = time.monotonic()
         # A camera that sends rubbish would fill the disk with what is said of it; of files each one is told.
         if self.source.live and now - self._failure_told_at < FAILURE_TOLD_S:
             return
         self._failure_told_at = now
-        self._on_event(Event("frame-failed", error.what, self.source.name, data={"failed": self._failed}))
+        self._on_event(Event("frame-failed", error.what, self.source.name, data={"failed": self.failed}))
 
     def _miss(self, pending: Pending, why: str) -> None:
         with self._changed:

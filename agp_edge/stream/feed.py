@@ -161,12 +161,8 @@ class View:
             said |= {"triggers": self.reader.triggers, "missed": self.reader.missed}
         return said | {"latency_ms": self.latencies()}
 
-    def status(self, under_way: int) -> SourceStatus:
-        """The same while the stream runs.
-
-        Args:
-            under_way: frames that wait, or are in the engine: neither judged nor failed yet.
-        """
+    def status(self) -> SourceStatus:
+        """The same while the stream runs: what waits or is in the engine is neither judged nor failed yet."""
         counts = self.counts()
         last = self.last
         return {
@@ -176,7 +172,7 @@ class View:
             "captured": counts["captured"],
             "judged": counts["judged"],
             "dropped": counts["dropped"],
-            "failed": max(0, counts["failed"] - under_way),
+            "failed": min(counts["failed"], self.reader.failed + self._unfit),
             "reconnects": counts["reconnects"],
             "ok": counts["ok"],
             "ng": counts["ng"],

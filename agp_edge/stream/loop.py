@@ -231,11 +231,9 @@ class Stream:
         judge = self._control.judge
         conformal = judge.conformal
         rate = conformal.false_reject_rate if conformal and conformal.value == judge.threshold else None
-        waiting = {reader: reader.waiting for reader in self._readers}
         idle = self._readers[0].triggered and not any(reader.awaited for reader in self._readers)
         healthy, reason = self._health.state(idle, [r.source.name for r in self._readers if not r.connected])
         since = self._health.since_verdict_s
-        under_way = self._count_under_way()
         return {
             "healthy": healthy,
             "reason": reason,
@@ -246,21 +244,12 @@ class Stream:
             "false_reject_rate": rate,
             "rates": judge.rates,
             "provisional": judge.provisional,
-            "sources": [
-                view.status(waiting[view.reader] + under_way.get(view, 0)) for view in self._all_views()
-            ],
+            "sources": [view.status() for view in self._all_views()],
             "sinks": [runner.status() for runner in self._runners],
             "waits_for_trigger": self._readers[0].triggered,
             "triggers": sum(reader.triggers for reader in self._readers),
             "triggers_missed": sum(reader.missed for reader in self._readers),
         }
-
-    def _count_under_way(self) -> dict[View, int]:
-        counts: dict[View, int] = {}
-        items = [*self._pending, *(item for batch in list(self._under_way) for item in batch.items)]
-        for item in items:
-            counts[item.view] = counts.get(item.view, 0) + 1
-        return counts
 
     def _all_views(self) -> list[View]:
         return [view for reader in self._readers for view in self._views[reader]]
