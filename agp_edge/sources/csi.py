@@ -65,22 +65,25 @@ class CsiSource(GstSource):
         self._options = options
         super().__init__(uri, options.timeout_s, stamped=True)
 
-    def _make(self) -> Pipeline:
+    def describe(self) -> str:
+        """The pipeline from the sensor to a picture in ordinary memory; its source is called `camera`."""
         camera, options = self.camera, self._options
-        if missing := missing_element(load_gst(), camera.element, camera.convert):
-            raise InputError(
-                f"{self.name}: {missing.what}", f"on a Jetson {missing.hint}; elsewhere there is no csi://"
-            )
         caps = [camera.caps, "format=NV12"]
         if options.size_wh is not None:
             caps += ["width={},height={}".format(*options.size_wh)]
         if options.fps is not None:
             rate = Fraction(options.fps).limit_denominator(1001)
             caps.append(f"framerate={rate.numerator}/{rate.denominator}")
-        pipeline = Pipeline(
-            f"{camera.element} name=camera ! {','.join(caps)} ! {camera.convert} ! video/x-raw,format={self._format}",
-            self.name,
-        )
+        wanted = f"video/x-raw,format={self._format}"
+        return f"{camera.element} name=camera ! {','.join(caps)} ! {camera.convert} ! {wanted}"
+
+    def _make(self) -> Pipeline:
+        camera, options = self.camera, self._options
+        if missing := missing_element(load_gst(), camera.element, camera.convert):
+            raise InputError(
+                f"{self.name}: {missing.what}", f"on a Jetson {missing.hint}; elsewhere there is no csi://"
+            )
+        pipeline = Pipeline(self.describe(), self.name)
         try:
             pipeline.set("camera", {**options.controls, camera.sensor: self._sensor})
         except InputError as error:

@@ -10,6 +10,7 @@ from agp_edge.errors import InputError
 from agp_edge.sources import SourceOptions, open_source
 from agp_edge.sources.csi import CameraElement, CsiSource
 from agp_edge.sources.gst_binding import load_gst
+from agp_edge.sources.gstreamer import Pipeline
 from tests.agp_edge.sources.gst import need, read_until_lost
 
 pytest.importorskip("cv2")
@@ -84,6 +85,20 @@ def test_a_size_that_the_camera_does_not_have() -> None:
     source = TestPatternSource("csi://0", SourceOptions(size_wh=(0, 48), controls=LIVE))
     with pytest.raises(InputError, match="csi://0: GStreamer makes no pipeline"):
         source.open()
+
+
+def test_a_jetson_s_pipeline_is_well_formed() -> None:
+    """Word for word, but for its two elements; GStreamer reads the kind of memory, the rate and the rest."""
+    need("fakesrc", "appsink")
+    text = CsiSource("csi://1", SourceOptions(size_wh=(1280, 720), fps=59.94, pixel_format="BGRx")).describe()
+    assert text == (
+        "nvarguscamerasrc name=camera ! video/x-raw(memory:NVMM),format=NV12,width=1280,height=720,framerate=2997/50 "
+        "! nvvidconv ! video/x-raw,format=BGRx"
+    )
+    here = text.replace("nvarguscamerasrc", "fakesrc").replace("nvvidconv", "fakesink fakesrc")
+    Pipeline(here, "test").close()
+    with pytest.raises(InputError, match="no pipeline"):
+        Pipeline(here.replace("framerate=2997/50", "framerate=fast/50/"), "test")
 
 
 def test_a_machine_that_is_no_jetson_is_told_so() -> None:
