@@ -21,12 +21,15 @@ class OpenCvSource(Source):
 
     Args:
         name: the source's name, without any password.
-        live: whether it is a camera.
+        live: whether the newest frame wins.
+        ends: whether it has an end, as a file has.
     """
 
-    def __init__(self, name: str, *, live: bool) -> None:
+    def __init__(self, name: str, *, live: bool, ends: bool = False) -> None:
         self.name = name
         self.live = live
+        self._ends = ends
+        self._lost = 0
         self.fps: float | None = None
         self._capture: Any = None
         self._number = 0
@@ -47,8 +50,8 @@ class OpenCvSource(Source):
         self.close()
         cv2 = import_cv2(_PURPOSE)
         self._capture = self._connect(cv2)
-        if not self.live:
-            self._number = 0
+        if self._ends:
+            self._number = self._lost = 0
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps = rate if 0 < rate <= 1000 else None
 
@@ -57,18 +60,24 @@ class OpenCvSource(Source):
         if self._capture is None:
             raise SourceLostError(f"{self.name} is not open", "open it first")
         pixels = None
-        if self._capture.grab():
+        if self._grab():
             # Between the two calls: a frame's time is its arrival, not the end of its conversion.
             captured_ns, wall_s = time.monotonic_ns(), time.time()
             _, pixels = self._capture.retrieve()
         if pixels is None:
-            if not self.live:
+            if self._ends:
                 return None
             raise SourceLostError(f"{self.name} gives no more frames", "see that it is on and reachable")
         if pixels.ndim == 2:
             pixels = pixels[..., np.newaxis]
         number, self._number = self._number, self._number + 1
-        return Frame(np.ascontiguousarray(pixels), number, captured_ns, wall_s, "arrival", self.name)
+        lost, self._lost = self._lost, 0
+        return Frame(np.ascontiguousarray(pixels), number, captured_ns, wall_s, "arrival", self.name, lost)
+
+    def _grab(self) -> bool:
+        """Have the next frame, not yet converted; False if there is none."""
+        grabbed: bool = self._capture.grab()
+        return grabbed
 
     def close(self) -> None:
         """Let go; safe to call twice."""

@@ -61,12 +61,6 @@ def test_a_lossless_video_gives_the_very_pixels(tmp_path: Path, part: Part, writ
     assert max(np.abs(f.pixels.astype(int) - p).max() for f, p in zip(frames, drawn, strict=True)) <= 2
 
 
-def test_a_truncated_video_gives_what_it_has(tmp_path: Path, part: Part, write_video: WriteVideo) -> None:
-    path = write_video(tmp_path / "a.avi", [part(i) for i in range(40)])
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert 5 < len(read_all(open_source(str(path)))) < 40
-
-
 @pytest.mark.parametrize("content", [None, b"", b"no video at all" * 100])
 def test_a_video_that_does_not_open(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "a.mp4"
