@@ -310,7 +310,7 @@ def stream(
     """
     from agp_edge.deploy.supervisor import Supervisor
     from agp_edge.judging import open_judging_engine
-    from agp_edge.stream import BATCH_WAIT_MS, Stream, check_batch_wait
+    from agp_edge.stream import BATCH_WAIT_MS, Stream, check_batch_wait, check_feeds
     from agp_edge.triggers import open_trigger
 
     how_run = run_options(memory, no_cuda_graphs, spin_wait)
@@ -341,6 +341,7 @@ def stream(
     ):
         spec = judging.session.frame
         feeds = [_feed(one, it, spec) for one, it in zip(configured, sources, strict=True)]
+        check_feeds(feeds)
         files = [("--jsonl", jsonl), ("--json", json_file)]
         files += [("--video", str(path)) for path, _ in into.videos(feeds)]
         check_outputs(files, engine, [one.uri for one in configured])
@@ -559,7 +560,8 @@ def _say_check(
     ]
     said = [
         table(rows, ("source", "told", "regions", "mask")),
-        f"engine {engine}, {len(planned)} sinks: this could run; no camera was opened",
+        f"engine {engine}",
+        f"{len(planned)} sinks: this could run; no camera was opened",
     ]
     say("\n".join(said), to_stdout)
     sources = [

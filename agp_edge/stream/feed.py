@@ -58,6 +58,20 @@ class Feed:
         return mask
 
 
+def check_feeds(feeds: Sequence[Feed]) -> None:
+    """Refuse sources that make no stream.
+
+    Raises:
+        InputError: there is none, or one is there twice.
+    """
+    names = [feed.source.name for feed in feeds]
+    if not names:
+        raise InputError("the stream has no source", "give --camera 0 or --source URI")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"source {twice[0]} was given twice", "give each source once")
+
+
 class View:
     """The frames of one source as the engine sees them, whole or a region of them, and what became of them.
 

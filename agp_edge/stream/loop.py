@@ -33,7 +33,7 @@ from agp_edge.sources.reader import LONGEST_CLOSE_S, READ_AHEAD, Reader
 from agp_edge.stream.batch import Batch, Item, judge_batch
 from agp_edge.stream.control import StreamControl
 from agp_edge.stream.engine_change import EngineChange, as_ours
-from agp_edge.stream.feed import Feed, View
+from agp_edge.stream.feed import Feed, View, check_feeds
 from agp_edge.stream.watching import ClockWatch, Health
 
 PROGRESS_INTERVAL_S = 0.1
@@ -109,12 +109,7 @@ class Stream:
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         feeds = [source if isinstance(source, Feed) else Feed(source) for source in sources]
-        names = [feed.source.name for feed in feeds]
-        if not names:
-            raise InputError("the stream has no source", "give --camera 0 or --source URI")
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"source {twice[0]} was given twice", "give each source once")
+        check_feeds(feeds)
         for value, flag in ((every, "--every"), (frames, "--frames")):
             if value is not None and value < 1:
                 raise InputError(f"{flag} {value} is no number of frames", "give 1 or more")
