@@ -113,6 +113,13 @@ class SinkOptions:
 
             endpoint = expand_secrets(self.opcua)
             planned.append(lambda: OpcUaSink(endpoint))
+        if self.modbus is not None:
+            from agp_edge.address import parse_address
+            from agp_edge.sinks.modbus import ModbusSink
+
+            server = self.modbus
+            parse_address(server, "--modbus")
+            planned.append(lambda: ModbusSink(server))
         if self.web is not None:
             from agp_edge.address import parse_address
             from agp_edge.sinks.web import WebSink
