@@ -7,13 +7,11 @@ import os
 import select
 import threading
 import time
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from agp_edge.errors import InputError, quote
+from agp_edge.errors import InputError
 from agp_edge.events import Event, OnEvent, nobody
-from agp_edge.extras import import_extra
+from agp_edge.gpio import HINT, import_gpiod, parse_line, reason
 from agp_edge.triggers.base import Fire, Trigger
 
 EDGES = ("rising", "falling", "both")
@@ -21,9 +19,7 @@ BIASES = ("pull-up", "pull-down", "disabled")
 LONGEST_DEBOUNCE_MS = 1000.0
 AGAIN_S = 1.0
 EVENTS_AT_ONCE = 64
-_HINT = (
-    "write gpio://gpiochip0/17?edge=rising&debounce_ms=5; gpioinfo (apt install gpiod) lists chips and lines"
-)
+EXAMPLE = "gpio://gpiochip0/17?edge=rising&debounce_ms=5"
 
 
 class GpioTrigger(Trigger):
@@ -42,20 +38,12 @@ class GpioTrigger(Trigger):
 
     def __init__(self, url: str) -> None:
         self.name = url
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        chip, line = parts.netloc, unquote(parts.path.strip("/"))
-        strange = sorted(set(options) - {"edge", "bias", "debounce_ms"})
-        if strange or not chip or not line or "@" in chip or ":" in chip:
-            what = f"has no {strange[0]!r}" if strange else "says too little, or too much"
-            raise InputError(f"--trigger {url} {what}", _HINT)
-        self._path = Path("/dev") / (f"gpiochip{chip}" if chip.isdecimal() else chip)
-        self._line: int | str = int(line) if line.isdecimal() else line
-        self._edge = _one_of(options, "edge", EDGES, "rising")
-        self._bias = _one_of(options, "bias", BIASES, "")
-        self._debounce = _debounce(options.get("debounce_ms", "0"))
-        self._gpiod = import_extra("gpiod", "gpio", "a trigger by GPIO")
-        self._values = import_extra("gpiod.line", "gpio", "a trigger by GPIO")
+        self._line = parse_line(url, "--trigger", {"edge", "bias", "debounce_ms"}, EXAMPLE)
+        self._edge = self._line.one_of("edge", EDGES, "rising")
+        self._bias = self._line.one_of("bias", BIASES, "")
+        debounce_ms = self._line.milliseconds("debounce_ms", 0.0, LONGEST_DEBOUNCE_MS)
+        self._debounce = datetime.timedelta(milliseconds=debounce_ms)
+        self._gpiod, self._values = import_gpiod("a trigger by GPIO")
         self._request: Any = None
         self._stop_read, self._stop_write = -1, -1
         self._thread: threading.Thread | None = None
@@ -71,10 +59,7 @@ class GpioTrigger(Trigger):
             self._request = self._open()
         except (OSError, ValueError) as error:
             # ValueError: gpiod's, for a name that no line has.
-            raise InputError(
-                f"--trigger {self.name} cannot be used: {getattr(error, 'strerror', None) or quote(error)}",
-                _HINT,
-            ) from None
+            raise InputError(f"--trigger {self.name} cannot be used: {reason(error)}", HINT) from None
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="gpio trigger", daemon=True)
         self._thread.start()
@@ -98,7 +83,9 @@ class GpioTrigger(Trigger):
             debounce_period=self._debounce,
             event_clock=self._values.Clock.MONOTONIC,
         )
-        return self._gpiod.request_lines(str(self._path), {self._line: settings}, consumer="agp-edge")
+        return self._gpiod.request_lines(
+            str(self._line.path), {self._line.line: settings}, consumer="agp-edge"
+        )
 
     def _run(self) -> None:
         lost_at: float | None = None
@@ -117,8 +104,7 @@ class GpioTrigger(Trigger):
                 self._release()
                 if lost_at is None:
                     lost_at = time.monotonic()
-                    why = getattr(error, "strerror", None) or quote(error)
-                    self._on_event(Event("trigger-lost", f"{self.name}: {why}", level="error"))
+                    self._on_event(Event("trigger-lost", f"{self.name}: {reason(error)}", level="error"))
                 if self._wait(None, AGAIN_S):
                     break
         self._release()
@@ -143,23 +129,3 @@ class GpioTrigger(Trigger):
         if self._request is not None:
             self._request.release()
             self._request = None
-
-
-def _one_of(options: dict[str, str], name: str, values: tuple[str, ...], default: str) -> str:
-    value = options.get(name, default)
-    if name in options and value not in values:
-        raise InputError(f"--trigger gpio://: {name}={value} is none", f"take one of: {', '.join(values)}")
-    return value
-
-
-def _debounce(text: str) -> datetime.timedelta:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= LONGEST_DEBOUNCE_MS:
-        raise InputError(
-            f"--trigger gpio://: debounce_ms={text} is no time",
-            f"give milliseconds from 0 to {LONGEST_DEBOUNCE_MS:g}",
-        )
-    return datetime.timedelta(milliseconds=value)

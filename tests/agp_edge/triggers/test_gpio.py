@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from agp_edge.errors import InputError
 from agp_edge.triggers import open_trigger
+from tests.agp_edge.gpio_sim import SimulatedChip, simulated_chip
 from tests.agp_edge.sinks.streams import wait_for
 from tests.agp_edge.triggers.fired import Fired
 
 pytest.importorskip("gpiod")
-CONFIG = Path("/sys/kernel/config/gpio-sim")
-
-
-class SimulatedChip:
-    """A chip of four lines by the kernel's gpio-sim; its lines are pulled up and down through sysfs.
-
-    Attributes:
-        name: as in /dev.
-    """
-
-    def __init__(self) -> None:
-        self._folder = CONFIG / "agp-edge-test"
-        bank = self._folder / "bank0"
-        line = bank / "line2"
-        for folder in (self._folder, bank, line):
-            folder.mkdir()
-        (bank / "num_lines").write_text("4")
-        (line / "name").write_text("light-barrier")
-        (self._folder / "live").write_text("1")
-        self.name = (bank / "chip_name").read_text().strip()
-        device = (self._folder / "dev_name").read_text().strip()
-        self._lines = Path("/sys/devices/platform") / device / self.name
-
-    def pull(self, line: int, direction: str) -> None:
-        (self._lines / f"sim_gpio{line}" / "pull").write_text(f"pull-{direction}")
-
-    def close(self) -> None:
-        (self._folder / "live").write_text("0")
-        for folder in (self._folder / "bank0/line2", self._folder / "bank0", self._folder):
-            folder.rmdir()
 
 
 @pytest.fixture
 def chip() -> Iterator[SimulatedChip]:
-    subprocess.run(["modprobe", "gpio-sim"], capture_output=True, check=False)
-    if not CONFIG.is_dir():
-        pytest.skip("real edges need the kernel's gpio-sim and configfs")
-    made = SimulatedChip()
-    yield made
-    made.close()
+    with simulated_chip() as made:
+        yield made
 
 
 def test_each_edge_triggers_at_its_own_time(chip: SimulatedChip) -> None:
