@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,10 @@ class SinkOptions:
             server = self.modbus
             parse_address(server, "--modbus")
             planned.append(lambda: ModbusSink(server))
+        if self.on_ng:
+            from agp_edge.sinks.command import on_ng_sink
+
+            planned += [partial(on_ng_sink, text) for text in self.on_ng]
         if self.web is not None:
             from agp_edge.address import parse_address
             from agp_edge.sinks.web import WebSink

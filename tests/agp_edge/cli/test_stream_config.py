@@ -193,3 +193,25 @@ def test_bad_flags(
     assert code == 2, err
     assert "secret" not in err
     assert "s3cret" not in err
+
+
+def test_the_example_of_the_docs_is_one(tmp_path: Path, command: Command, tiny_engine: Path) -> None:
+    """docs/stream.md's, with our engine, our folders and its secrets."""
+    text = (
+        (Path(__file__).parents[3] / "docs" / "stream.md").read_text().split("```toml\n")[1].split("```")[0]
+    )
+    mask = tmp_path / "camera-2-mask.png"
+    masked = np.zeros((48, 64, 3), np.uint8)
+    masked[:8] = 255
+    write_png(mask, masked)
+    for name in ("web-token", "camera-2"):
+        (tmp_path / name).write_text("long-enough-to-be-no-guess\n")
+    text = text.replace("/var/lib/agp-edge/cap.default.engine", str(tiny_engine))
+    text = text.replace("/var/lib/agp-edge", str(tmp_path / "var")).replace("/etc/agp-edge", str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MQTT_PASSWORD", "x")
+        code, out, err = command("stream", "--config", write(tmp_path, text), "--check")
+    assert code == 0, err
+    assert "/dev/video0" in out
+    assert "5 sinks" not in out
+    assert "4 sinks: this could run" in out
