@@ -59,6 +59,8 @@ class Pipeline:
         self._stopping: threading.Thread | None = None
         self._lost: str | None = None
         gst = self._gst
+        if missing := gst_binding.missing_element(gst, "appsink"):
+            raise missing
         failure = POINTER(GError)()
         made = gst.gst_parse_launch(f"{description} ! {APPSINK}".encode(), byref(failure))
         wrong = gst.take_error(failure)

@@ -169,6 +169,8 @@ def test_a_camera_is_decoded_in_hardware_where_there_is_some(
 ) -> None:
     """What `--source rtsp://…` makes; FFmpeg's element stands in for one of hardware."""
     uri = f"rtsp://{serve().address}"
+    # FFmpeg is told by the environment, which outlives this test.
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")
     monkeypatch.setattr(gst_rtsp, "HARDWARE", {"avdec_h264": gst_rtsp.SOFTWARE})
     rtsp_hardware_decoder.cache_clear()
     source = RtspSource(uri, SourceOptions(decode="hardware", timeout_s=20))
