@@ -26,6 +26,7 @@ class MjpegServer:
         status: of the answer.
         chunked: send it in HTTP/1.1's chunks.
         tls: server-side settings; None for plain HTTP.
+        port: where it listens; 0 is any that is free.
 
     Attributes:
         port: where it listens.
@@ -45,6 +46,7 @@ class MjpegServer:
         status: int = 200,
         chunked: bool = False,
         tls: ssl.SSLContext | None = None,
+        port: int = 0,
     ) -> None:
         self.requests: list[tuple[str, str | None]] = []
         self.over = threading.Event()
@@ -84,7 +86,7 @@ class MjpegServer:
             def handle_error(self, request: object, client_address: object) -> None:
                 """A viewer that refuses our certificate is none of this server's faults."""
 
-        self._server = Server(("127.0.0.1", 0), Camera)
+        self._server = Server(("127.0.0.1", port), Camera)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_port
