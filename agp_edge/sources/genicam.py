@@ -181,7 +181,7 @@ class GenicamSource(Source):
         incomplete = self.incomplete
         until = time.monotonic() + self._options.timeout_s
         while True:
-            newest = stream.pop(SLICE_S)
+            newest = stream.pop(min(SLICE_S, until - time.monotonic()))
             while newest is not None:
                 follower = stream.pop(0)
                 if follower is None:
