@@ -4,7 +4,8 @@
 
 Real servers on loopback, the stream's own reader with shortened delays. Of RTSP three losses take turns: the connection is
 torn, the process that reads the camera is killed, and, one in twenty, the server is killed and started again. Of MJPEG over
-HTTP the camera ends its answer. What the process holds is counted while the camera gives frames; the slope of a straight
+HTTP the camera ends its answer. A camera of GigE Vision is switched off and on, and, one in twenty, the process that reads it
+is killed. What the process holds is counted while the camera gives frames; the slope of a straight
 line through that, after the first tenth, is what a reconnect leaves behind.
 """
 
@@ -32,6 +33,7 @@ from agp_edge.machine import describe_machine
 from agp_edge.sources import SourceOptions, open_source, reader
 from agp_edge.sources.base import Source
 from benchmarks.session_cycles import resident_bytes, slope
+from tests.servers import gige
 from tests.servers.relay import Relay
 from tests.servers.rtsp import RtspServer, missing
 
@@ -216,7 +218,29 @@ def http_camera() -> Iterator[tuple[Source, Callable[[int], None], set[int]]]:
             server.kill()
 
 
-CAMERAS = {"rtsp": rtsp_camera, "http": http_camera}
+@contextlib.contextmanager
+def gige_camera() -> Iterator[tuple[Source, Callable[[int], None], set[int]]]:
+    """A camera of GigE Vision, what loses it, and its own process."""
+    lacks = gige.missing()
+    if lacks:
+        raise InputError("there is no camera of GigE Vision here", lacks)
+    with gige.fake_camera() as camera:
+        but = camera.pids()
+
+        def break_it(cycle: int) -> None:
+            if cycle % EVERY_RESTART == 0:
+                # The camera is still this process's, until its heartbeat is missed for 3 s.
+                for pid in set(children()) - but:
+                    os.kill(pid, signal.SIGKILL)
+            else:
+                camera.restart()
+                but.clear()
+                but.update(camera.pids())
+
+        yield open_source(camera.uri, SourceOptions(timeout_s=1.0, fps=50.0)), break_it, but
+
+
+CAMERAS = {"rtsp": rtsp_camera, "http": http_camera, "gige": gige_camera}
 
 
 def measure(

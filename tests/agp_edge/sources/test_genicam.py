@@ -24,14 +24,18 @@ from agp_edge.sources.genicam import BUFFERS, GenicamSource
 from agp_edge.sources.genicam_features import our_format
 from agp_edge.sources.isolated import IsolatedSource
 from agp_edge.stream import Stream
-from tests.agp_edge.sources.fake_camera import FakeCamera, fake_camera
+from tests.servers import gige
+from tests.servers.gige import FakeCamera
 
 SMALL = (64, 48)
 
 
 @pytest.fixture(scope="module")
 def shared_camera() -> Iterator[FakeCamera]:
-    with fake_camera() as camera:
+    lacks = gige.missing()
+    if lacks:
+        pytest.skip(lacks)
+    with gige.fake_camera() as camera:
         yield camera
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 PROGRAM = "arv-fake-gv-camera-0.8"
 GVCP_PORT = 3956
 
@@ -48,6 +46,10 @@ class FakeCamera:
         self.kill()
         self.start(*arguments)
 
+    def pids(self) -> set[int]:
+        """Its process."""
+        return set() if self._process is None else {self._process.pid}
+
     def kill(self) -> None:
         """Pull its plug."""
         if self._process is not None:
@@ -67,11 +69,14 @@ def _is_bound() -> bool:
     return any(int(line.split()[1].rpartition(":")[2], 16) == GVCP_PORT for line in lines)
 
 
+def missing() -> str | None:
+    """What has to be installed for it; None if it is there."""
+    return None if shutil.which(PROGRAM) else f"there is no {PROGRAM}: apt install aravis-tools"
+
+
 @contextmanager
 def fake_camera() -> Iterator[FakeCamera]:
     """A camera that is on; whoever else tests with one on this machine waits, the port of GVCP is one and fixed."""
-    if shutil.which(PROGRAM) is None:
-        pytest.skip(f"there is no {PROGRAM}: apt install aravis-tools")
     with (Path(tempfile.gettempdir()) / "agp-edge-fake-camera.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         camera = FakeCamera(f"AGP{os.getpid()}")
