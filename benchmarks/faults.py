@@ -41,8 +41,8 @@ from agp_edge.sources import SourceOptions, open_source
 from agp_edge.sources.base import Source
 from agp_edge.stream import Stream
 from benchmarks.reconnects import children
-from tests.agp_edge.sources.fake_camera import fake_camera
 from tests.conftest import TINY, TINY_NORMAL_SCORES, build_engine, write_brightness_model
+from tests.servers.gige import fake_camera
 from tests.servers.mjpeg import MjpegServer, part
 from tests.servers.mosquitto import Mosquitto
 from tests.servers.relay import Relay
