@@ -135,10 +135,11 @@ class V4l2Source(Source):
     def _start(self) -> Capture:
         try:
             fd, buffer_type = open_device(self._path)
-        except InputError as error:
+        except InputError:
             if self._was_there and not self._path.exists():
                 raise SourceLostError(
-                    f"camera {self.name} is no longer there", f"plug it in again; {error.hint}"
+                    f"camera {self.name} is no longer there",
+                    "plug it in again; by its path in /dev/v4l/by-id it is found under any number",
                 ) from None
             raise
         try:

@@ -141,6 +141,7 @@ def set_controls(fd: int, name: str, wanted: Mapping[str, str]) -> None:
     pairs = [(_find(name, key, controls), value) for key, value in wanted.items()]
     values = [(control, _parse(name, control, text)) for control, text in pairs]
     for control, value in sorted(values, key=lambda pair: pair[0].kind in _NUMBERS):
+        _refuse_if_held(fd, name, control)
         _set(fd, name, control, value)
     for control, value in values:
         _check(fd, name, control, value)
@@ -188,6 +189,17 @@ def _parse(name: str, control: Control, text: str) -> int | bytes:
         ) from None
 
 
+def _refuse_if_held(fd: int, name: str, control: Control) -> None:
+    """Refuse a number that has no effect now: some drivers refuse it themselves, others keep it for later."""
+    now = v4l2.QueryExtCtrl(id=control.number)
+    v4l2.call(fd, v4l2.QUERY_EXT_CTRL, now)
+    if now.flags & v4l2.CTRL_FLAG_INACTIVE and control.kind in _NUMBERS:
+        raise InputError(
+            f"control {control.name} of camera {name} is held by an automatic and has no effect",
+            "switch that off with another --control, as in auto_exposure=1 or white_balance_automatic=0",
+        )
+
+
 def _set(fd: int, name: str, control: Control, value: int | bytes) -> None:
     entry = v4l2.ExtControl(id=control.number)
     if isinstance(value, bytes):
@@ -209,20 +221,15 @@ def _set(fd: int, name: str, control: Control, value: int | bytes) -> None:
         if error.errno in (errno.EACCES, errno.EINVAL, errno.ERANGE):
             raise InputError(
                 f"camera {name} refuses {value!r} for its control {control.name}",
-                f"it takes {control.range()}; an automatic may hold it, see: v4l2-ctl -d {name} --list-ctrls",
+                f"it takes {control.range()}; another control may hold it, see: v4l2-ctl -d {name} --list-ctrls",
             ) from error
         raise
 
 
 def _check(fd: int, name: str, control: Control, value: int | bytes) -> None:
-    """Refuse a value that has no effect: it would be told as set."""
+    """Refuse a value that was not kept."""
     now = v4l2.QueryExtCtrl(id=control.number)
     v4l2.call(fd, v4l2.QUERY_EXT_CTRL, now)
-    if now.flags & v4l2.CTRL_FLAG_INACTIVE and control.kind in _NUMBERS:
-        raise InputError(
-            f"control {control.name} of camera {name} is held by an automatic and has no effect",
-            "switch that off with another --control, as in auto_exposure=1 or white_balance_automatic=0",
-        )
     unread = v4l2.CTRL_FLAG_WRITE_ONLY | v4l2.CTRL_FLAG_VOLATILE
     if now.flags & unread or control.kind == v4l2.CTRL_TYPE_BUTTON:
         return

@@ -97,26 +97,30 @@ class GpioTrigger(Trigger):
                     lost_at = None
                     text = f"{self.name}: triggers can come again"
                     self._on_event(Event("trigger-back", text, level="info", data={"gap_s": gap_s}))
-                if self._wait(self._request.fd, None):
+                ready = self._wait(self._request.fd, AGAIN_S)
+                if self._stop_read in ready:
                     break
-                self._fire_all()
+                if ready:
+                    self._fire_all()
+                else:
+                    # A chip that is unplugged wakes nobody with Linux 6.1; asked for a level, it is told.
+                    self._request.get_value(self._line)
             except (OSError, ValueError) as error:
                 self._release()
                 if lost_at is None:
                     lost_at = time.monotonic()
                     self._on_event(Event("trigger-lost", f"{self.name}: {reason(error)}", level="error"))
-                if self._wait(None, AGAIN_S):
+                if self._stop_read in self._wait(None, AGAIN_S):
                     break
         self._release()
 
-    def _wait(self, line: int | None, timeout_s: float | None) -> bool:
-        """Wait for an edge, for the time, or for the end; whether it is the end."""
+    def _wait(self, line: int | None, timeout_s: float) -> set[int]:
+        """Wait for an edge, for the time, or for the end; which of the two file descriptors are ready."""
         poll = select.poll()
         poll.register(self._stop_read, select.POLLIN)
         if line is not None:
             poll.register(line, select.POLLIN)
-        ready = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
-        return self._stop_read in ready
+        return {fd for fd, _ in poll.poll(timeout_s * 1000)}
 
     def _fire_all(self) -> None:
         for edge in self._request.read_edge_events(EVENTS_AT_ONCE):
