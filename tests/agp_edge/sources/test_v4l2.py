@@ -6,16 +6,17 @@ import errno
 import math
 import os
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from agp_edge.errors import AgpEdgeError, InputError, SourceLostError
-from agp_edge.sources import SourceOptions, open_source
+from agp_edge.sources import SourceOptions, open_source, v4l2_modes
 from agp_edge.sources import v4l2_ioctl as v4l2
 from agp_edge.sources.pixels import MJPEG, PIXEL_FORMATS
 from agp_edge.sources.v4l2_controls import Control, control_name
 from agp_edge.sources.v4l2_device import describe_device, list_devices, translate
-from agp_edge.sources.v4l2_modes import READABLE, RateOffer, SizeOffer
+from agp_edge.sources.v4l2_modes import READABLE, Mode, RateOffer, SizeOffer
 
 
 def test_every_pixel_format_is_one_that_can_be_converted() -> None:
@@ -188,3 +189,85 @@ def test_it_takes_what_a_camera_can_be_told_and_nothing_else() -> None:
 def test_devices_are_in_order_of_their_numbers() -> None:
     numbers = [int(path.name.removeprefix("video")) for path in list_devices()]
     assert numbers == sorted(numbers)
+
+
+class Offers:
+    """What a camera offers, in the place of what the kernel would say: MJPG is fast, YUYV slow, GREY small."""
+
+    SIZES: ClassVar = {
+        "MJPG": [(640, 480), (1920, 1080)],
+        "YUYV": [(640, 480), (1920, 1080)],
+        "GREY": [(320, 240)],
+    }
+    RATES: ClassVar = {
+        ("YUYV", (640, 480)): [30.0],
+        ("YUYV", (1920, 1080)): [5.0],
+        ("GREY", (320, 240)): [60.0],
+    }
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.formats = ["MJPG", "H264", "GREY", "YUYV"]
+        monkeypatch.setattr(v4l2_modes, "list_formats", lambda fd, kind: self.formats)
+        monkeypatch.setattr(v4l2_modes, "list_sizes", lambda fd, code: self.sizes(code))
+        monkeypatch.setattr(v4l2_modes, "list_rates", lambda fd, mode: self.rates(mode))
+
+    def sizes(self, code: str) -> list[SizeOffer]:
+        return [SizeOffer((w, w, 1), (h, h, 1)) for w, h in self.SIZES[code]]
+
+    def rates(self, mode: Mode) -> list[RateOffer]:
+        return [RateOffer(fps, fps) for fps in self.RATES.get((mode.code, mode.size_wh), [30.0, 60.0])]
+
+    def choose(self, drivers: tuple[int, int] = (640, 480), **options: Any) -> Mode:
+        return v4l2_modes.choose_mode(0, "/dev/video0", 1, drivers, SourceOptions(**options))
+
+
+@pytest.fixture
+def offers(monkeypatch: pytest.MonkeyPatch) -> Offers:
+    return Offers(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "size_wh"),
+    [
+        ({}, "YUYV", (640, 480)),
+        ({"size_wh": (1920, 1080)}, "YUYV", (1920, 1080)),
+        ({"size_wh": (1920, 1080), "fps": 5.0}, "YUYV", (1920, 1080)),
+        ({"size_wh": (1920, 1080), "fps": 30.0}, "MJPG", (1920, 1080)),
+        ({"size_wh": (320, 240)}, "GREY", (320, 240)),
+        ({"pixel_format": "mjpg"}, "MJPG", (640, 480)),
+    ],
+)
+def test_the_first_format_is_taken_that_comes_in_size_and_rate(
+    offers: Offers, options: dict[str, Any], code: str, size_wh: tuple[int, int]
+) -> None:
+    assert offers.choose(**options) == Mode(code, size_wh)
+
+
+def test_a_size_of_the_driver_that_no_format_has_is_left_to_it(offers: Offers) -> None:
+    drivers = (800, 600)
+    assert offers.choose(drivers) == Mode("YUYV", drivers)
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "hint"),
+    [
+        ({"size_wh": (800, 600)}, "800x600", "640x480, 1920x1080 (YUYV, MJPG); 320x240 (GREY)"),
+        ({"size_wh": (320, 240), "pixel_format": "YUYV"}, "320x240", "640x480, 1920x1080 (YUYV)"),
+        ({"fps": 25.0}, "25 frames a second at 640x480", "30 (YUYV); 30, 60 (MJPG)"),
+        ({"pixel_format": "H264"}, "H264 of camera /dev/video0 cannot be read", "YUYV, GREY, MJPG"),
+        ({"pixel_format": "NV12"}, "'NV12'", "YUYV, GREY, MJPG (cannot be read: H264)"),
+    ],
+)
+def test_what_is_not_offered_is_refused_with_what_is(
+    offers: Offers, options: dict[str, Any], what: str, hint: str
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        offers.choose(**options)
+    assert what in refusal.value.what
+    assert hint in refusal.value.hint
+
+
+def test_a_camera_without_a_format_that_can_be_read(offers: Offers) -> None:
+    offers.formats = ["H264"]
+    with pytest.raises(InputError, match="no pixel format that can be read: H264"):
+        offers.choose()
