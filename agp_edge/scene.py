@@ -33,7 +33,7 @@ AGREE = 0.9
 """Something is so once nine looks in ten say it over 5 s and 8 looks, and is over once nine in ten no longer do."""
 FROZEN_S = 30.0
 """Still for so long is frozen. A network camera may send frames without any change until its next key picture: x264, on a still scene
-under noise, gave frames alike to the bit for up to 9.3 s with one key picture in 10 s."""
+under noise, gave frames alike to the bit for up to 9.1 s with one key picture in 10 s (benchmarks/scene_watch.py)."""
 
 
 class Limit(NamedTuple):
@@ -180,10 +180,13 @@ class SceneWatch:
         reference: of the engine; None watches for a frozen picture alone.
         on_event: told of each change.
         source: the source's name, with that of its region of interest where there is one.
+
+    Attributes:
+        reference: another engine's may be put here while it runs.
     """
 
     def __init__(self, reference: SceneReference | None, on_event: OnEvent, source: str) -> None:
-        self._reference = reference
+        self.reference = reference
         self._on_event = on_event
         self._source = source
         self._looked_ns: int | None = None
@@ -211,8 +214,8 @@ class SceneWatch:
         if self._looked_ns is not None and 0 <= captured_ns - self._looked_ns < INTERVAL_NS:
             return
         self._looked_ns = captured_ns
-        if self._reference is not None:
-            self._compare(measure_picture(pixels), self._reference, captured_ns)
+        if self.reference is not None:
+            self._compare(measure_picture(pixels), self.reference, captured_ns)
         self._look_for_freeze(self._is_still(pixels, captured_ns), captured_ns)
 
     def _is_still(self, pixels: NDArray[np.uint8], now_ns: int) -> bool:
@@ -264,8 +267,8 @@ class SceneWatch:
         if not state.on:
             self._tell_over(kind)
             return
-        assert self._reference is not None
-        row, value = getattr(self._reference, figure), getattr(now, figure)
+        assert self.reference is not None
+        row, value = getattr(self.reference, figure), getattr(now, figure)
         text = f"the picture is {word}: {figure} {value:.3g}, of good frames {row[1]:.3g} to {row[3]:.3g}"
         if kind == "covered":
             text += "; is the lens covered, or the light off?"
