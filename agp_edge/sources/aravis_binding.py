@@ -103,6 +103,7 @@ _INFALLIBLE: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "arv_get_device_address": (c_char_p, (c_uint,)),
     "arv_get_device_physical_id": (c_char_p, (c_uint,)),
     "arv_device_error_quark": (ctypes.c_uint32, ()),
+    "arv_gc_error_quark": (ctypes.c_uint32, ()),
     "arv_device_get_feature": (_P, (_P, c_char_p)),
     "arv_camera_get_device": (_P, (_P,)),
     "arv_camera_is_gv_device": (c_int, (_P,)),
@@ -175,8 +176,12 @@ class _Library:
             return result
         error = _GError.from_address(slot.value)
         message = (error.message or b"").decode(errors="replace")
-        of_device = error.domain == self._aravis.arv_device_error_quark()
-        trouble: Trouble = _TROUBLES.get(error.code, "refused") if of_device else "refused"
+        # Beside the camera's errors and those of its description there are the system's: no network, no USB device.
+        trouble: Trouble = "lost"
+        if error.domain == self._aravis.arv_device_error_quark():
+            trouble = _TROUBLES.get(error.code, "refused")
+        elif error.domain == self._aravis.arv_gc_error_quark():
+            trouble = "refused"
         self.glib.g_error_free(slot)
         raise AravisError(message, trouble)
 

@@ -24,6 +24,7 @@ from agp_edge.sources.device_clock import DeviceClock
 from agp_edge.sources.genicam_features import configure
 from agp_edge.sources.options import AS_IT_IS, SourceOptions
 from agp_edge.sources.pixels import PIXEL_FORMATS, to_frame_pixels
+from agp_edge.sources.uri import redact
 
 BUFFERS = 5
 """One that is filled, one that is looked at, and room for as many as come while this process waits for its turn."""
@@ -52,7 +53,7 @@ class GenicamSource(Source):
     live = True
 
     def __init__(self, uri: str, options: SourceOptions = AS_IT_IS) -> None:
-        self.name = uri
+        self.name = redact(uri)
         self.fps: float | None = None
         self.incomplete = 0
         self._wanted = uri.partition("://")[2].strip("/")
@@ -154,7 +155,7 @@ class GenicamSource(Source):
                     f"{self.name} means the only camera, and there are {len(devices)}",
                     f"say which: {_listed(devices)}" if devices else _NONE_FOUND,
                 )
-            # What was found first is meant from now on, whatever else is plugged in while it is away.
+            # What was found first is meant as long as this object lives, whatever else is plugged in while it is away.
             self._wanted = devices[0].id
         for device in devices:
             if self._wanted in (device.id, device.serial, device.address, device.physical):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from agp_edge.errors import InputError
 from agp_edge.sources.aravis_binding import AravisError, Camera, FeatureType
 from agp_edge.sources.options import SourceOptions
-from agp_edge.sources.pixels import PIXEL_FORMATS
+from agp_edge.sources.pixels import PIXEL_FORMATS, frame_bytes
 
 _OTHER_NAMES = {
     "RGB8": "rgb", "RGB8Packed": "rgb", "BGR8": "bgr", "BGR8Packed": "bgr",
@@ -50,6 +50,8 @@ def configure(camera: Camera, options: SourceOptions) -> tuple[str, float | None
     pixel_format = _set_format(camera, options.pixel_format)
     if options.size_wh is not None:
         _set_size(camera, options.size_wh, later)
+    # Once, and not of every frame: packed pixels have no odd width.
+    frame_bytes(pixel_format, camera.get_integer("Width"), camera.get_integer("Height"))
     if options.fps is not None:
         _set_rate(camera, options.fps)
     if "Continuous" in _choices(camera, "AcquisitionMode"):
