@@ -27,6 +27,7 @@ from benchmarks import (
     gpu_report,
     int8,
     nearest_neighbours,
+    scene_watch,
 )
 
 KINDS: dict[str, Callable[[Path], str]] = {
@@ -39,6 +40,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "int8": lambda path: int8.describe(int8.read_report(path)),
     "int8-layers": lambda path: int8.describe_sensitivity(int8.read_report(path)),
     "nearest-neighbours": lambda path: nearest_neighbours.describe(read_study(path)),
+    "scene-watch": lambda path: scene_watch.describe(scene_watch.read_report(path)),
 }
 """Kind of table -> what makes it of a result file."""
 NOT_RUN = "Not run yet.\n"
