@@ -134,17 +134,20 @@ class Line:
 
 
 def over_rounds(
-    row: Row, line: Line, rounds: int, fault: Callable[[], None], mend: Callable[[], None]
+    row: Row, line: Line, rounds: int, fault: Callable[[], None], mend: Callable[[], None] | None = None
 ) -> Row:
-    """Fail and mend a peer some times, and see how long each takes."""
+    """Fail and mend a peer some times, and see how long each takes; without `mend` it is well again at once."""
     with line:
         for _ in range(rounds):
             begin = time.monotonic()
             fault()
             row.told_s.append(line.until_told("source-lost", begin))
-            time.sleep(max(0.0, AWAY_S - (time.monotonic() - begin)))
-            mend()
-            row.verdict_s.append(line.until_verdict(time.monotonic()))
+            if mend is not None:
+                time.sleep(max(0.0, AWAY_S - (time.monotonic() - begin)))
+                mend()
+                begin = time.monotonic()
+            line.until_told("source-back", begin)
+            row.verdict_s.append(line.until_verdict(begin))
             time.sleep(0.5)
     return line.finish(row)
 
@@ -161,9 +164,6 @@ def rtsp_rows(engine: JudgingEngine, rounds: int) -> Iterator[Row]:
     def line() -> Line:
         return Line(open_source(f"rtsp://{server.address}", options), engine)
 
-    def nothing() -> None:
-        """It is mended by itself."""
-
     try:
         yield over_rounds(Row("RTSP server killed, started again"), line(), rounds, server.kill, server.start)
         yield over_rounds(Row("RTSP server stalls, goes on"), line(), rounds, server.stall, server.go_on)
@@ -171,7 +171,7 @@ def rtsp_rows(engine: JudgingEngine, rounds: int) -> Iterator[Row]:
         relay = Relay(server.port)
         try:
             torn = Line(open_source(f"rtsp://127.0.0.1:{relay.port}/live", options), engine)
-            yield over_rounds(Row("RTSP connection torn"), torn, rounds, relay.cut, nothing)
+            yield over_rounds(Row("RTSP connection torn"), torn, rounds, relay.cut)
         finally:
             relay.close()
         alive = server.pids()
@@ -180,7 +180,7 @@ def rtsp_rows(engine: JudgingEngine, rounds: int) -> Iterator[Row]:
             for pid in set(children()) - alive:
                 os.kill(pid, signal.SIGKILL)
 
-        yield over_rounds(Row("process that reads RTSP killed"), line(), rounds, kill_reader, nothing)
+        yield over_rounds(Row("process that reads RTSP killed"), line(), rounds, kill_reader)
     finally:
         server.kill()
 
