@@ -121,6 +121,11 @@ class SinkOptions:
             server = self.modbus
             parse_address(server, "--modbus")
             planned.append(lambda: ModbusSink(server))
+        if self.show:
+            from agp_edge.sinks.show import ShowSink, check_windows
+
+            check_windows()
+            planned.append(ShowSink)
         if self.on_ng:
             from agp_edge.sinks.command import on_ng_sink
 

@@ -142,6 +142,11 @@ class View:
             self.latency[stage].record(value)
         self.last = judgement.without_pixels()
 
+    def hold_against(self, scene: SceneReference | None) -> None:
+        """Another engine's good frames are what its picture is held against from here on."""
+        if self._watch is not None:
+            self._watch.reference = scene
+
     def watch(self, pixels: NDArray[np.uint8], captured_ns: int) -> None:
         """Look whether the picture is still one of the scene that the engine was made for."""
         if self._watch is not None:

@@ -26,6 +26,7 @@ from agp_edge.events import Event, OnEvent, nobody
 from agp_edge.judging import JudgingEngine, open_judging_engine
 from agp_edge.machine import describe_machine
 from agp_edge.progress import Progress, silent
+from agp_edge.scene import SceneReference
 from agp_edge.sinks import Judgement, Sink
 from agp_edge.sinks.runner import SinkRunner
 from agp_edge.sources.base import Source
@@ -128,7 +129,7 @@ class Stream:
         self._readers: list[Reader] = []
         self._views: dict[Reader, list[View]] = {}
         spec = engine.session.frame
-        scene = None if engine.sidecar is None else engine.sidecar.scene
+        scene = _scene_of(engine)
         for feed in feeds:
             reader = Reader(
                 feed.source,
@@ -319,6 +320,8 @@ class Stream:
         assert self._before is not None
         before, self._before = self._before, None
         before.close()
+        for view in self._all_views():
+            view.hold_against(_scene_of(self._engine))
         text = f"engine {self._engine.id} judges now, threshold {self._control.judge.threshold:.6g}; it was {before.id}"
         data = {"before": before.id, "now": self._engine.id}
         self._tell(Event("engine-changed", text, level="info", data=data))
@@ -524,3 +527,8 @@ class Stream:
                     f"{reader.source.name} gave no frame",
                     "see that the file is whole, as with: ffprobe FILE",
                 )
+
+
+def _scene_of(engine: JudgingEngine) -> SceneReference | None:
+    """What good frames are like, as far as somebody measured them."""
+    return None if engine.sidecar is None else engine.sidecar.scene
