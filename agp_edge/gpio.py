@@ -20,7 +20,7 @@ class GpioLine:
 
     Attributes:
         url: as it was given.
-        path: the chip's device.
+        path: the chip's device, if that is how it was named.
         line: its number there, or the name that the board gives it.
         options: what follows behind the `?`.
     """
@@ -29,6 +29,22 @@ class GpioLine:
     path: Path
     line: int | str
     options: dict[str, str]
+
+    def find_chip(self, gpiod: Any) -> str:
+        """The chip's device: by its name, or by its label, which a chip on USB keeps when its number changes.
+
+        Args:
+            gpiod: the module.
+
+        Raises:
+            OSError: a chip cannot be asked.
+        """
+        if not self.path.exists():
+            for path in sorted(Path("/dev").glob("gpiochip*")):
+                with gpiod.Chip(str(path)) as chip:
+                    if chip.get_info().label == self.path.name:
+                        return str(path)
+        return str(self.path)
 
     def milliseconds(self, option: str, default: float, longest: float) -> float:
         """An option that is a time.
@@ -60,7 +76,7 @@ class GpioLine:
 
 
 def parse_line(url: str, flag: str, options: Set[str], example: str) -> GpioLine:
-    """Read `gpio://gpiochip0/17?…`; the chip may be its number alone, the line a name.
+    """Read `gpio://gpiochip0/17?…`; the chip may be its number alone or its label, the line a name.
 
     Args:
         url: the address.
@@ -78,7 +94,7 @@ def parse_line(url: str, flag: str, options: Set[str], example: str) -> GpioLine
     if strange or not chip or not line or "@" in chip or ":" in chip:
         what = f"has no {strange[0]!r}" if strange else "says too little, or too much"
         raise InputError(f"{flag} {url} {what}", f"write {example}; {HINT}")
-    path = Path("/dev") / (f"gpiochip{chip}" if chip.isdecimal() else chip)
+    path = Path("/dev") / (f"gpiochip{chip}" if chip.isdecimal() else unquote(chip))
     return GpioLine(url, path, int(line) if line.isdecimal() else line, given)
 
 

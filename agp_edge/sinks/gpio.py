@@ -79,7 +79,7 @@ class GpioSink(Sink):
         )
         try:
             return self._gpiod.request_lines(
-                str(self._line.path), {self._line.line: settings}, consumer="agp-edge"
+                self._line.find_chip(self._gpiod), {self._line.line: settings}, consumer="agp-edge"
             )
         except (OSError, ValueError) as error:
             group = " and that this user is in its group" if isinstance(error, PermissionError) else ""

@@ -84,7 +84,7 @@ class GpioTrigger(Trigger):
             event_clock=self._values.Clock.MONOTONIC,
         )
         return self._gpiod.request_lines(
-            str(self._line.path), {self._line.line: settings}, consumer="agp-edge"
+            self._line.find_chip(self._gpiod), {self._line.line: settings}, consumer="agp-edge"
         )
 
     def _run(self) -> None:
@@ -104,7 +104,7 @@ class GpioTrigger(Trigger):
                     self._fire_all()
                 else:
                     # A chip that is unplugged wakes nobody with Linux 6.1; asked for a level, it is told.
-                    self._request.get_value(self._line)
+                    self._request.get_value(self._line.line)
             except (OSError, ValueError) as error:
                 self._release()
                 if lost_at is None:

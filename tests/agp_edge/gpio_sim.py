@@ -19,7 +19,8 @@ class SimulatedChip:
     """A chip of four lines.
 
     Attributes:
-        name: as in /dev.
+        name: as in /dev, when it was plugged in last.
+        label: as it keeps it.
     """
 
     def __init__(self) -> None:
@@ -29,13 +30,15 @@ class SimulatedChip:
         for folder in (self._folder, bank, line):
             folder.mkdir()
         (bank / "num_lines").write_text("4")
+        self.label = "agp-edge-lines"
+        (bank / "label").write_text(self.label)
         (line / "name").write_text("light-barrier")
         self.plug()
-        self.name = (bank / "chip_name").read_text().strip()
 
     def plug(self) -> None:
-        """Have the chip there, as after `unplug`."""
+        """Have the chip there, as after `unplug`; its number may be another one then."""
         (self._folder / "live").write_text("1")
+        self.name = (self._folder / "bank0/chip_name").read_text().strip()
 
     def unplug(self) -> None:
         """Take the chip away, as one on USB goes."""
