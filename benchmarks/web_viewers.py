@@ -31,8 +31,9 @@ import numpy as np
 
 from agp_edge.cli.console import run_command, write_json_result
 from agp_edge.engines import open_engine
+from agp_edge.engines.sidecar import read_sidecar
 from agp_edge.errors import InputError, WorkStoppedError
-from agp_edge.events import Event
+from agp_edge.frame import FrameSpec
 from agp_edge.judging import JudgingEngine, open_judging_engine
 from agp_edge.latency import percentiles_ms
 from agp_edge.machine import describe_machine
@@ -54,18 +55,20 @@ class Camera(Source):
     """A live source of frames that move: a texture, and a bright speck in every 30th frame.
 
     Args:
-        size_wh: (width, height) of the frames.
-        channels: 1 or 3.
+        frame: what the engine takes.
+
+    Attributes:
+        frames: all that there are, each [H, W, C] uint8.
     """
 
-    def __init__(self, size_wh: tuple[int, int], channels: int) -> None:
+    def __init__(self, frame: FrameSpec) -> None:
         self.name, self.live, self.fps = "camera", True, FPS
-        width, height = size_wh
+        width, height, channels = frame.width, frame.height, frame.channels
         rng = np.random.default_rng(0)
         coarse = rng.integers(60, 120, (height // 8 + 1, width // 8 + 1, channels), np.uint8)
         texture = np.repeat(np.repeat(coarse, 8, 0), 8, 1)[:height, :width]
-        self._frames = [np.ascontiguousarray(np.roll(texture, 16 * i, axis=1)) for i in range(30)]
-        self._frames[0][height // 2 : height // 2 + 40, width // 2 : width // 2 + 40] = 250
+        self.frames = [np.ascontiguousarray(np.roll(texture, 16 * i, axis=1)) for i in range(30)]
+        self.frames[0][height // 2 : height // 2 + 40, width // 2 : width // 2 + 40] = 250
         self._number = 0
         self._next = 0.0
 
@@ -78,7 +81,7 @@ class Camera(Source):
         self._next = max(self._next + 1 / FPS, time.monotonic())
         time.sleep(max(0.0, self._next - time.monotonic()))
         number, self._number = self._number, self._number + 1
-        pixels = self._frames[number % len(self._frames)].copy()
+        pixels = self.frames[number % len(self.frames)].copy()
         return Frame(pixels, number, time.monotonic_ns(), time.time(), "arrival", self.name)
 
     def close(self) -> None:
@@ -231,11 +234,12 @@ def compare(turns: Sequence[dict[int, dict[str, Any]]]) -> dict[str, dict[str, d
     }
 
 
-def _open(path: Path) -> JudgingEngine:
-    """The engine; where it has no scores of good frames, with a threshold that no frame reaches."""
-    session, sidecar = open_engine(path)
-    session.close()
-    return open_judging_engine(path, threshold=None if sidecar.normal_scores else sys.float_info.max)
+def _open(path: Path, camera: Camera) -> JudgingEngine:
+    """The engine with a threshold at which the frame with the speck is NG, or else the one with the highest score."""
+    session, _ = open_engine(path)
+    with session:
+        scores = sorted(float(session.infer(frame[np.newaxis]).score[0]) for frame in camera.frames)
+    return open_judging_engine(path, threshold=scores[-2])
 
 
 def measure(path: Path, rounds: int, seconds: float, rng: random.Random) -> dict[str, Any]:
@@ -249,11 +253,10 @@ def measure(path: Path, rounds: int, seconds: float, rng: random.Random) -> dict
         raise InputError(
             f"{rounds} rounds of {seconds:g} s say nothing", f"give --rounds from {LEAST_ROUNDS}"
         )
-    engine = _open(path)
-    with engine:
-        frame = engine.session.frame
+    camera = Camera(read_sidecar(path).frame)
+    with _open(path, camera) as engine:
         recorder, page = Recorder(), WebSink("127.0.0.1:0")
-        stream = Stream([Camera((frame.width, frame.height), frame.channels)], engine, [recorder, page])
+        stream = Stream([camera], engine, [recorder, page])
         failures: list[BaseException] = []
 
         def run() -> None:
@@ -274,7 +277,6 @@ def measure(path: Path, rounds: int, seconds: float, rng: random.Random) -> dict
                         for n in rng.sample(VIEWERS, len(VIEWERS))
                     }
                 )
-                page.event(Event("scene-good", f"turn {turn + 1} of {rounds}", level="info"))
                 print(describe_turn(turn, turns[-1]), file=sys.stderr)
         finally:
             stream.stop()
@@ -283,7 +285,7 @@ def measure(path: Path, rounds: int, seconds: float, rng: random.Random) -> dict
             raise failures[0]
         return {
             "benchmark": "web_viewers",
-            "engine": {"file": path.name, "frame": str(frame), "id": engine.id},
+            "engine": {"file": path.name, "frame": str(engine.session.frame), "id": engine.id},
             "fps": FPS,
             "rounds": rounds,
             "seconds": seconds,

@@ -36,6 +36,9 @@ KEPT_EVENTS = 50
 WAITING_REJECTS = 4
 """Rejects of each source whose pictures are not coded yet, at most: each holds a whole frame."""
 
+REJECT_INTERVAL_S = 0.25
+"""Rejects of one source that get a picture are at least so far apart: where every part is NG the last ones say it all."""
+
 WATCHED_S = 3.0
 """So long after the last request a page still counts as looked at."""
 
@@ -102,6 +105,7 @@ class Tile:
         picture: the newest picture that was coded, and `painted` what it is of, without the pixels.
         picture_change: of the board, when it came.
         painted_at: monotonic seconds.
+        reject_kept_at: monotonic seconds, of the last reject that gets a picture.
     """
 
     number: int
@@ -112,6 +116,7 @@ class Tile:
     to_paint: Judgement | None = None
     painted: Judgement | None = None
     painted_at: float = -math.inf
+    reject_kept_at: float = -math.inf
     picture: Picture | None = None
     picture_change: int = 0
     buckets: deque[Bucket] = field(default_factory=lambda: deque(maxlen=BUCKETS))
@@ -188,7 +193,14 @@ class Board:
             if judgement.verdict == "NG":
                 self._rejects += 1
                 waiting = sum(reject.judgement is not None for reject in tile.rejects)
-                keep = judgement.pixels is not None and waiting < WAITING_REJECTS
+                now = time.monotonic()
+                keep = (
+                    judgement.pixels is not None
+                    and waiting < WAITING_REJECTS
+                    and now - tile.reject_kept_at >= REJECT_INTERVAL_S
+                )
+                if keep:
+                    tile.reject_kept_at = now
                 tile.rejects.append(
                     Reject(self._rejects, judgement.to_dict(), judgement if keep else None, self._change)
                 )

@@ -32,6 +32,7 @@ class Painter:
         self._board = board
         self._stop = threading.Event()
         self._turn = 0
+        self._rejects_first = False
         self._thread = threading.Thread(target=self._run, name="web pictures", daemon=True)
         self._thread.start()
 
@@ -47,13 +48,20 @@ class Painter:
             with self._board.changed:
                 if self._stop.is_set():
                     return
-                job = self._next_reject() or self._next_tile()
+                job = self._next_job()
                 if job is None:
                     self._board.changed.wait(INTERVAL_S if self._board.watched else None)
                     continue
             begin = time.monotonic()
             self._paint(*job)
             self._stop.wait(min(time.monotonic() - begin, INTERVAL_S))
+
+    def _next_job(self) -> tuple[Reject | Tile, Judgement] | None:
+        """Rejects and sources in turns: where every part is rejected the picture moves on all the same."""
+        self._rejects_first = not self._rejects_first
+        if self._rejects_first:
+            return self._next_reject() or self._next_tile()
+        return self._next_tile() or self._next_reject()
 
     def _next_reject(self) -> tuple[Reject, Judgement] | None:
         for tile in self._board.tiles.values():

@@ -618,3 +618,32 @@ def test_who_comes_late_sees_the_last_frame(tiny_engine: Path, part: Part, sink:
         header = Client(sink).follow(lambda h: bool(h["pictures"]))
         assert header["pictures"][0]["jpeg"] > 0
         assert (before, str(sink.wants)) == ("frames", "pictures")
+
+
+def test_where_every_part_is_rejected_the_picture_moves_on(sink: WebSink, part: Part) -> None:
+    client = Client(sink)
+    ended = threading.Event()
+
+    def reject() -> None:
+        i = 0
+        while not ended.is_set():
+            sink.write(pictured(make_judgement(i, "NG", score=0.9), part(i, defect=True)))
+            i += 1
+            time.sleep(0.002)
+
+    line = threading.Thread(target=reject)
+    line.start()
+    try:
+        frames: set[int] = set()
+        end = time.monotonic() + 60
+        while len(frames) < 5 and time.monotonic() < end:
+            frames |= {picture["frame"] for picture in client.live()[0]["pictures"]}
+    finally:
+        ended.set()
+        line.join()
+    assert len(frames) == 5
+    client.seen = ""
+    header, _ = client.live()
+    assert len(header["rejects"]) == KEPT_REJECTS
+    without = [reject for reject in header["rejects"] if not (reject["thumb"] or reject["waits"])]
+    assert without, "those that came too fast are listed without a picture"
