@@ -28,6 +28,7 @@ from benchmarks import (
     int8,
     nearest_neighbours,
     scene_watch,
+    web_viewers,
 )
 
 KINDS: dict[str, Callable[[Path], str]] = {
@@ -41,6 +42,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "int8-layers": lambda path: int8.describe_sensitivity(int8.read_report(path)),
     "nearest-neighbours": lambda path: nearest_neighbours.describe(read_study(path)),
     "scene-watch": lambda path: scene_watch.describe(scene_watch.read_report(path)),
+    "web-viewers": lambda path: web_viewers.describe(web_viewers.read_report(path)),
 }
 """Kind of table -> what makes it of a result file."""
 NOT_RUN = "Not run yet.\n"

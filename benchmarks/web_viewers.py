@@ -32,7 +32,8 @@ import numpy as np
 from agp_edge.cli.console import run_command, write_json_result
 from agp_edge.engines import open_engine
 from agp_edge.engines.sidecar import read_sidecar
-from agp_edge.errors import InputError, WorkStoppedError
+from agp_edge.errors import ArtefactError, InputError, WorkStoppedError
+from agp_edge.files import read_json
 from agp_edge.frame import FrameSpec
 from agp_edge.judging import JudgingEngine, open_judging_engine
 from agp_edge.latency import percentiles_ms
@@ -309,6 +310,18 @@ def describe_turn(number: int, turn: dict[int, dict[str, Any]]) -> str:
     return f"turn {number + 1}: {'; '.join(parts)}"
 
 
+def read_report(path: Path) -> dict[str, Any]:
+    """A result file.
+
+    Raises:
+        ArtefactError: it is none of this benchmark.
+    """
+    report = read_json(path, "benchmark of viewers")
+    if report.get("benchmark") != "web_viewers":
+        raise ArtefactError(f"{path} is no result of benchmarks.web_viewers", "give the file that it wrote")
+    return report
+
+
 def describe(report: dict[str, Any]) -> str:
     """The report as a table of Markdown."""
 
@@ -340,7 +353,7 @@ def describe(report: dict[str, Any]) -> str:
         row += [f"{middle(viewers, 'cores', name):.2f}" for name in ("process", *THREADS)]
         row.append(f"{middle(viewers, 'viewers_cores'):.2f}" if viewers else "–")
         lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -50,7 +50,8 @@ def test_tables_are_made_of_their_files_and_the_rest_is_left(document: Path) -> 
 
 
 OF_STUDIES = sorted(
-    set(KINDS) - {"calibration-sets", "cpu-backends", "gpu", "int8", "int8-layers", "scene-watch"}
+    set(KINDS)
+    - {"calibration-sets", "cpu-backends", "gpu", "int8", "int8-layers", "scene-watch", "web-viewers"}
 )
 """The others have documents of their own, and are tested beside what writes them."""
 
@@ -74,7 +75,7 @@ def test_an_unknown_kind_and_a_broken_file_are_refused(
     assert main([str(document)]) == 2
 
 
-@pytest.mark.parametrize("page", ["ablations.md", "calibration.md", "engines.md", "int8.md"])
+@pytest.mark.parametrize("page", ["ablations.md", "calibration.md", "engines.md", "int8.md", "live.md"])
 def test_a_page_shows_its_results(page: str) -> None:
     assert NOT_RUN not in (ROOT / "docs" / page).read_text()
     assert main([str(ROOT / "docs" / page), "--check"]) == 0

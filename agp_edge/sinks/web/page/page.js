@@ -252,6 +252,12 @@ async function change(path, value, form) {
   }
 }
 
+/** The rate that was typed; one that was rounded for the screen is what it was before. */
+function rateOf(typed) {
+  const known = [status?.false_reject_rate, ...(status?.rates ?? [])];
+  return known.find((rate) => rate && Math.abs(rate - typed) < 1e-5 * rate) ?? typed;
+}
+
 function forget() {
   sessionStorage.removeItem(TOKEN);
   byId("rate-token-part").hidden = false;
@@ -279,7 +285,7 @@ byId("login-form").addEventListener("submit", (event) => {
 });
 byId("threshold-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  change("api/threshold", { false_reject_rate: Number(byId("rate").value) / 100 }, event.target);
+  change("api/threshold", { false_reject_rate: rateOf(Number(byId("rate").value) / 100) }, event.target);
 });
 byId("trigger-form").addEventListener("submit", (event) => {
   event.preventDefault();
