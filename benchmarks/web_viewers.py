@@ -49,6 +49,7 @@ SETTLE_S = 2.0
 LEAST_ROUNDS = 3
 FIGURES = ("p50_ms", "p99_ms", "frames_per_s")
 SAMPLES = 2000
+READY = "all look\n"
 THREADS = ("web server", "web pictures")
 
 
@@ -107,16 +108,22 @@ class Recorder(Sink):
 
 
 class Viewers:
-    """Viewers in a process of their own.
+    """Viewers in a process of their own; made when each has had its first answer.
 
     Args:
         url: the page.
         count: how many.
+
+    Raises:
+        WorkStoppedError: one of them failed.
     """
 
     def __init__(self, url: str, count: int) -> None:
         command = [sys.executable, "-m", "benchmarks.web_viewers", "--look-at", url, str(count)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != READY:
+            self.close()
 
     def close(self) -> dict[str, float]:
         """End them: answers and bytes that they got, seconds of the processor that they took, seconds that they looked.
@@ -125,7 +132,7 @@ class Viewers:
             WorkStoppedError: one of them failed.
         """
         out, _ = self._process.communicate("", timeout=60)
-        if self._process.returncode:
+        if self._process.returncode or not out:
             raise WorkStoppedError("a viewer failed", "see what it printed")
         names = ("answers", "pictures", "bytes", "cpu_s", "seconds")
         return dict(zip(names, map(float, out.split()), strict=True))
@@ -139,8 +146,10 @@ async def look(url: str, count: int) -> None:
     import aiohttp
 
     got = {"answers": 0, "pictures": 0, "bytes": 0}
+    answered: set[int] = set()
+    all_look = asyncio.Event()
 
-    async def view() -> None:
+    async def view(number: int) -> None:
         seen = ""
         # A connection each, as browsers have.
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
@@ -153,9 +162,16 @@ async def look(url: str, count: int) -> None:
                 got["answers"] += 1
                 got["pictures"] += len(header["pictures"])
                 got["bytes"] += len(body)
+                answered.add(number)
+                if len(answered) == count:
+                    all_look.set()
 
-    begin = time.monotonic()
-    viewers = [asyncio.create_task(view()) for _ in range(count)]
+    viewers = [asyncio.create_task(view(number)) for number in range(count)]
+    await asyncio.wait([asyncio.create_task(all_look.wait()), *viewers], return_when=asyncio.FIRST_COMPLETED)
+    begin, cpu_s = time.monotonic(), _cpu_seconds()
+    got.update(dict.fromkeys(got, 0))
+    if all_look.is_set():
+        print(READY, end="", flush=True)
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     done, _ = await asyncio.wait([ended, *viewers], return_when=asyncio.FIRST_COMPLETED)
     for viewer in viewers:
@@ -169,10 +185,15 @@ async def look(url: str, count: int) -> None:
     )
 
 
+def _cpu_seconds() -> float:
+    """Of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
 def thread_seconds() -> dict[str, float]:
     """Thread -> seconds of the processor that it took so far, of the page's own threads; `process` is all of them."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    found = {"process": used.ru_utime + used.ru_stime}
+    found = {"process": _cpu_seconds()}
     names = {thread.native_id: thread.name for thread in threading.enumerate() if thread.name in THREADS}
     for number, name in names.items():
         words = Path(f"/proc/self/task/{number}/stat").read_text().rpartition(")")[2].split()
