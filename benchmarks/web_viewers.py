@@ -167,7 +167,9 @@ async def look(url: str, count: int) -> None:
                     all_look.set()
 
     viewers = [asyncio.create_task(view(number)) for number in range(count)]
-    await asyncio.wait([asyncio.create_task(all_look.wait()), *viewers], return_when=asyncio.FIRST_COMPLETED)
+    looking = asyncio.create_task(all_look.wait())
+    await asyncio.wait([looking, *viewers], return_when=asyncio.FIRST_COMPLETED)
+    looking.cancel()
     begin, cpu_s = time.monotonic(), _cpu_seconds()
     got.update(dict.fromkeys(got, 0))
     if all_look.is_set():
@@ -179,10 +181,7 @@ async def look(url: str, count: int) -> None:
     await asyncio.gather(*viewers, return_exceptions=True)
     for task in done:
         task.result()
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(
-        got["answers"], got["pictures"], got["bytes"], used.ru_utime + used.ru_stime, time.monotonic() - begin
-    )
+    print(*got.values(), _cpu_seconds() - cpu_s, time.monotonic() - begin)
 
 
 def _cpu_seconds() -> float:
