@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,6 +315,11 @@ def stream(
     from agp_edge.triggers import open_trigger
 
     how_run = run_options(memory, no_cuda_graphs, spin_wait)
+    # The engine that a SIGHUP brings is opened as the first one: what was asked for holds for it too.
+    open_engine = partial(
+        open_judging_engine,
+        false_reject_rate=rate_of(false_reject_rate), threshold=threshold, options=how_run,
+    )  # fmt: skip
     wait_ms = BATCH_WAIT_MS if batch_wait is None else batch_wait
     check_batch_wait(wait_ms)
     _check_numbers(trigger_wait, give_up, healthy_within, min_area, every, trigger)
@@ -336,7 +342,7 @@ def stream(
     with (
         Supervisor() as supervisor,
         _open_sources(configured) as sources,
-        open_judging_engine(engine, rate_of(false_reject_rate), threshold, how_run) as judging,
+        open_engine(engine) as judging,
         contextlib.ExitStack() as opened,
     ):
         spec = judging.session.frame
@@ -367,7 +373,7 @@ def stream(
             trigger_wait_s=None if trigger is None else trigger_wait,
             give_up_s=give_up,
             healthy_within_s=healthy_within,
-            run_options=how_run,
+            open_engine=open_engine,
             on_event=_supervised(supervisor, tell),
             on_turn=lambda: supervisor.alive(_status_line(running)),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -87,13 +88,23 @@ class StreamControl(Control):
         """Have another engine take over; only a note is left here, so that a signal handler may call it."""
         self.wanted = self._engine_path if path is None else path
 
-    def judge_of(self, engine: JudgingEngine) -> Judge:
-        """The judge of another engine, its threshold chosen as was asked for last.
+    def take_over(self, engine: JudgingEngine) -> Judge:
+        """Judge by another engine's scores from now on, the threshold chosen as was asked for last; the judge.
 
         Raises:
-            InputError: its normal scores cannot promise that.
+            InputError: its normal scores cannot promise that; the judge before stays.
         """
-        return engine.judge if self.rule is None else self.rule(engine.judge)
+        with self._lock:
+            self.judge = engine.judge if self.rule is None else self.rule(engine.judge)
+            return self.judge
+
+    def give_back(self, judge: Judge) -> None:
+        """Judge by the scores of an engine before again; what was asked for meanwhile holds, where they can promise it."""
+        with self._lock:
+            self.judge = judge
+            if self.rule is not None:
+                with contextlib.suppress(InputError):
+                    self.judge = self.rule(judge)
 
     def _set(self, rule: Rule, how: str) -> None:
         with self._lock:

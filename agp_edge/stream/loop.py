@@ -13,14 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agp_edge.control import Control, StreamStatus
-from agp_edge.engines import RunOptions
-from agp_edge.engines.run_options import RUN_AS_USUAL
 from agp_edge.errors import AgpEdgeError, InputError
 from agp_edge.events import Event, OnEvent, nobody
 from agp_edge.judging import JudgingEngine, open_judging_engine
@@ -81,7 +80,7 @@ class Stream:
         trigger_wait_s: judge triggered frames alone, and let a trigger wait so long for its frame; None judges all.
         give_up_s: a camera that was lost for longer ends the stream; None tries for ever.
         healthy_within_s: without a verdict for longer it is not healthy.
-        run_options: how an engine is run that takes over.
+        open_engine: opens an engine that takes over, as the first one was opened: run alike, its threshold chosen alike.
         on_event: told of what befalls it; called from any of its threads.
         on_turn: called by the loop several times a second, as long as it turns.
 
@@ -105,7 +104,7 @@ class Stream:
         trigger_wait_s: float | None = None,
         give_up_s: float | None = None,
         healthy_within_s: float = HEALTHY_WITHIN_S,
-        run_options: RunOptions = RUN_AS_USUAL,
+        open_engine: Callable[[Path], JudgingEngine] = open_judging_engine,
         on_event: OnEvent = nobody,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
@@ -115,11 +114,11 @@ class Stream:
             if value is not None and value < 1:
                 raise InputError(f"{flag} {value} is no number of frames", "give 1 or more")
         check_batch_wait(batch_wait_ms)
-        self._engine = engine
+        self._engine = self._first_engine = engine
         self._frames = frames
         self._batch_wait_ns = int(batch_wait_ms * 1e6)
         self._min_area = min_area
-        self._run_options = run_options
+        self._open_engine = open_engine
         self._listener = on_event
         self._on_turn = on_turn
         self._stopping = False
@@ -285,30 +284,34 @@ class Stream:
             reader.expire_triggers()
         if self._control.wanted is not None and self._change is None:
             path, self._control.wanted = self._control.wanted, None
-            options = self._run_options
-            self._change = EngineChange(lambda: open_judging_engine(path, options=options), self._engine)
+            self._change = EngineChange(lambda: self._open_engine(path), self._engine)
         if self._change is not None and self._change.ready:
             self._take_over(self._change)
 
     def _take_over(self, change: EngineChange) -> None:
         """Let another engine judge from the next frame on, if it may."""
         while self._under_way:
-            self._finish()
+            # Nothing new is brought: of files there is always more, and this would have no end.
+            self._finish(ahead=False)
         self._change = None
         engine, error = change.engine, change.error
-        judge = None
+        judge_before = self._control.judge
         if engine is not None:
             try:
-                judge = self._control.judge_of(engine)
+                engine = replace(engine, judge=self._control.take_over(engine))
             except InputError as refusal:
                 engine.close()
-                error = refusal
-        if engine is None or judge is None:
+                engine, error = None, refusal
+        if engine is None:
             assert error is not None
             self._refuse_engine(error)
             return
-        self._before, self._engine = self._engine, replace(engine, judge=judge)
-        self._judge_before, self._control.judge = self._control.judge, judge
+        if self._before is None:
+            self._before, self._judge_before = self._engine, judge_before
+        else:
+            # The one that judged since has given no verdict: nothing is known of it, and the one before it stays.
+            self._engine.close()
+        self._engine = engine
         self._use_slots(engine)
 
     def _refuse_engine(self, error: AgpEdgeError) -> None:
@@ -330,7 +333,7 @@ class Stream:
         """Let the engine before judge again, the frames on which the new one failed too."""
         assert self._before is not None
         failed, self._engine, self._before = self._engine, self._before, None
-        self._control.judge = self._judge_before
+        self._control.give_back(self._judge_before)
         self._use_slots(self._engine)
         self._pending.extendleft(reversed(items))
         self._taken -= len(items)
@@ -374,8 +377,12 @@ class Stream:
         self._under_way.append(Batch(self._free.popleft(), items, pixels, begin, time.monotonic_ns()))
         return True
 
-    def _finish(self) -> None:
-        """Wait for the oldest batch, judge it, and give the verdicts to the sinks."""
+    def _finish(self, *, ahead: bool = True) -> None:
+        """Wait for the oldest batch, judge it, and give the verdicts to the sinks.
+
+        Args:
+            ahead: bring the next frames of files meanwhile.
+        """
         batch = self._under_way.popleft()
         judgements = None
         try:
@@ -389,7 +396,8 @@ class Stream:
             self._fall_back(error, batch.items)
             return
         failure: AgpEdgeError | None = None
-        if not self._live and not self._stopping and not self._refused and self._before is None:
+        ahead = ahead and not self._live and not self._stopping and not self._refused
+        if ahead and self._before is None:
             # The engine is free: whatever follows costs it nothing. A camera's frame would get old meanwhile.
             try:
                 self._bring(wait=False)
@@ -491,6 +499,8 @@ class Stream:
             self._change.close(DRAIN_S)
         if self._before is not None:
             self._before.close()
+        if self._engine.session is not self._first_engine.session:
+            self._engine.close()
         if failure is not None:
             raise failure
 

@@ -142,6 +142,7 @@ def test_sighup_opens_the_engine_anew(tmp_path: Path, tiny_engine: Path, camera:
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
         Process(
             tmp_path, "--source", url_of(camera), "--engine", link, "--jsonl", lines, "--log-format", "json",
+            "--threshold", 0.35,
             env={"CAMERA_PASSWORD": PASSWORD, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"},
         ) as process,
     ):  # fmt: skip
@@ -174,6 +175,9 @@ def test_sighup_opens_the_engine_anew(tmp_path: Path, tiny_engine: Path, camera:
     assert code == 0, process.err
     frames = lines_of(lines)
     assert len({line["engine"] for line in frames}) == 2
+    assert {line["threshold"] for line in frames} == {0.35}, (
+        "what the flags asked for holds for the next engine"
+    )
     assert [line["frame"] for line in frames] == sorted(line["frame"] for line in frames)
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from agp_edge.errors import DeviceLostError
 from agp_edge.events import Event
 from agp_edge.files import sha256_file, write_json
 from agp_edge.judging import JudgingEngine, open_judging_engine
+from agp_edge.sources import Frame
 from agp_edge.stream import Stream
 from agp_edge.stream import engine_change as changing
-from tests.agp_edge.stream.rig import Camera, Collect, SeveralSlots, counts_of
+from agp_edge.stream.control import StreamControl
+from agp_edge.verdict import Judge
+from tests.agp_edge.stream.rig import Camera, Collect, Scripted, SeveralSlots, counts_of, with_slots
 
 Part = Callable[..., NDArray[np.uint8]]
 
@@ -166,8 +170,8 @@ def test_one_that_fails_on_its_first_frame_gives_it_back(
     def broken(*_: object) -> Any:
         raise DeviceLostError("the GPU is gone", "start again")
 
-    def open_broken(path: Path, **options: Any) -> JudgingEngine:
-        opened = open_judging_engine(path, **options)
+    def open_broken(path: Path) -> JudgingEngine:
+        opened = open_judging_engine(path)
         session = SeveralSlots(opened.session, slots)
         for slot in session.slots:
             name = {"submit": "submit", "wait": "wait", "map": "anomaly_map"}[fails_in]
@@ -175,8 +179,10 @@ def test_one_that_fails_on_its_first_frame_gives_it_back(
         return replace(opened, session=session)
 
     monkeypatch.setattr(changing, "check_engine_self_test", lambda session, sidecar: 4)
-    monkeypatch.setattr("agp_edge.stream.loop.open_judging_engine", open_broken)
-    with open_judging_engine(tiny_engine) as engine, Line(engine, lambda n: part(n, defect=True)) as line:
+    with (
+        open_judging_engine(tiny_engine) as engine,
+        Line(engine, lambda n: part(n, defect=True), open_engine=open_broken) as line,
+    ):
         line.stream.control.change_engine()
         line.wait(lambda: line.told("engine-refused"))
         judged = line.stream.judged
@@ -214,3 +220,107 @@ def test_a_stream_that_ends_meanwhile_closes_both(link: Path, tiny_engine: Path,
     with open_judging_engine(link) as engine, Line(engine, part) as line:
         line.stream.control.change_engine(new)
     assert not [t for t in threading.enumerate() if t.name == "open the next engine"]
+
+
+def test_what_the_flags_asked_for_holds_for_the_next_engine(
+    link: Path, tiny_engine: Path, part: Part
+) -> None:
+    """As the command opens engines: each with the flags' threshold."""
+    with (
+        open_judging_engine(link, threshold=0.9) as engine,
+        Line(engine, part, open_engine=partial(open_judging_engine, threshold=0.9)) as line,
+    ):
+        line.stream.control.change_engine(another(tiny_engine, "new"))
+        line.wait(lambda: line.told("engine-changed"))
+        assert line.stream.control.status()["threshold"] == 0.9
+
+
+class Endless(Camera):
+    """Files without an end: there is always another frame."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part, name="files")
+        self.live = False
+
+    def read(self) -> Frame:
+        number, self._number = self._number, self._number + 1
+        return Frame(self._part(number), number, time.monotonic_ns(), time.time(), "arrival", self.name)
+
+
+def test_files_without_an_end_let_another_engine_in(tiny_engine: Path, part: Part) -> None:
+    """The engine is never idle, because the next frames are brought while the last are judged."""
+    new = another(tiny_engine, "new")
+    events: list[Event] = []
+    with open_judging_engine(tiny_engine) as engine:
+        slow = with_slots(engine, 3, pause_s=0.01)
+        stream = Stream([Endless(part)], slow, [Collect()], on_event=events.append)
+        thread = threading.Thread(target=stream.run)
+        thread.start()
+        try:
+            stream.control.change_engine(new)
+            end = time.monotonic() + 30
+            while not any(e.kind == "engine-changed" for e in events) and time.monotonic() < end:
+                time.sleep(0.01)
+        finally:
+            stream.stop()
+            thread.join(20)
+    assert any(e.kind == "engine-changed" for e in events)
+    assert counts_of(stream)[0]["failed"] == 0
+
+
+def test_engines_that_come_one_after_another_without_a_frame_are_let_go(
+    tiny_engine: Path, part: Part
+) -> None:
+    """Nightly reloads of a line that stands still: only the engine that has given verdicts is kept, and the newest one."""
+    opened: list[JudgingEngine] = []
+    closed: list[str] = []
+
+    def open_counted(path: Path) -> JudgingEngine:
+        engine = open_judging_engine(path)
+        close = engine.session.close
+        engine.session.close = lambda: (closed.append(engine.id), close())[1]  # type: ignore[method-assign]
+        opened.append(engine)
+        return engine
+
+    source = Scripted(part, "camera")
+    events: list[Event] = []
+    sink = Collect()
+    engines = [another(tiny_engine, name) for name in ("one", "two", "three")]
+    with open_judging_engine(tiny_engine) as engine:
+        stream = Stream([source], engine, [sink], on_event=events.append, open_engine=open_counted)
+        thread = threading.Thread(target=stream.run)
+        thread.start()
+        end = time.monotonic() + 30
+        try:
+            source.give(0)
+            for path in engines:
+                stream.control.change_engine(path)
+                while stream.control.status()["engine"] != sha256_file(path)[:12] and time.monotonic() < end:
+                    time.sleep(0.01)
+            assert closed == [e.id for e in opened[:2]], "those that gave no verdict are gone"
+            source.give(1)
+            while not any(e.kind == "engine-changed" for e in events) and time.monotonic() < end:
+                time.sleep(0.01)
+        finally:
+            source.give(None)
+            thread.join(20)
+    assert [j.engine for j in sink.all] == [engine.id, opened[2].id]
+    changed = [e.data for e in events if e.kind == "engine-changed"]
+    assert changed == [{"before": engine.id, "now": opened[2].id}]
+    assert closed == [e.id for e in opened], "the last one is the stream's to close too"
+
+
+def test_a_threshold_that_was_set_while_a_new_engine_failed_holds(tiny_engine: Path) -> None:
+    control = StreamControl(
+        with_scores([0.1, 0.2, 0.3]), [], lambda: pytest.fail("no status"), lambda event: None
+    )
+    before = control.judge
+    control.take_over(with_scores([0.5, 0.6, 0.7]))
+    control.set_threshold(0.65)
+    control.give_back(before)
+    assert control.judge.threshold == 0.65
+    assert control.judge.p_value(0.15) == 0.75, "by the scores of the engine before"
+
+
+def with_scores(scores: list[float]) -> JudgingEngine:
+    return JudgingEngine(Path("x.engine"), None, Judge(scores, threshold=0.4), "0" * 64)  # type: ignore[arg-type]
