@@ -167,12 +167,17 @@ def say(text: str, json_target: str | None = None) -> None:
 
 def note(text: str) -> None:
     """Anything that is no result: stderr."""
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A progress bar on a terminal; a plain line now and then in a pipe. Both on stderr."""
+def progress_bar(title: str, say: Callable[[str], None] = note) -> Iterator[Progress]:
+    """A progress bar on a terminal; a plain line now and then in a pipe. Both on stderr.
+
+    Args:
+        title: what is done.
+        say: says a line in a pipe.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (
@@ -217,7 +222,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
         if 0 < done < total and done > first[1]:
             # From the first call on: work that goes on from a checkpoint did not do what lies before.
             left = f" {describe_seconds((total - done) * (now - first[0]) / (done - first[1]))} left"
-        print(f"{title}: {done}{of} {note}".rstrip() + left, file=sys.stderr, flush=True)
+        say(f"{title}: {done}{of} {note}".rstrip() + left)
 
     yield in_pipe
 

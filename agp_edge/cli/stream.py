@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -43,6 +41,7 @@ from agp_edge.cli.running import (
 )
 from agp_edge.cli.stream_config import SourceConfig, as_defaults, sources_of
 from agp_edge.cli.stream_sinks import SinkOptions, make_sinks
+from agp_edge.cli.telling import Teller
 from agp_edge.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -323,7 +322,7 @@ def stream(
     wait_ms = BATCH_WAIT_MS if batch_wait is None else batch_wait
     check_batch_wait(wait_ms)
     _check_numbers(trigger_wait, give_up, healthy_within, min_area, every, trigger)
-    tell = _teller(log_format)
+    teller = Teller(log_format)
     if engine is None:
         raise InputError("no engine was given", "give --engine NAME.engine, as build-engine made it")
     if jsonl == "-" and json_file == "-":
@@ -374,7 +373,7 @@ def stream(
             give_up_s=give_up,
             healthy_within_s=healthy_within,
             open_engine=open_engine,
-            on_event=_supervised(supervisor, tell),
+            on_event=_supervised(supervisor, teller.event),
             on_turn=lambda: supervisor.alive(_status_line(running)),
         )
         with (
@@ -382,8 +381,9 @@ def stream(
             summary_at_end(running.summary, stream_report, json_file, to_stdout, lambda: running.judged > 0),
             stopping(running.stop, ends_well=(signal.SIGTERM,)),
             _reloading(running, supervisor),
-            _triggered(triggering, running, tell),
-            _progress(supervisor, log_format) as progress,
+            teller,
+            _triggered(triggering, running, teller.event),
+            _progress(supervisor, teller, log_format) as progress,
         ):
             supervisor.ready()
             running.run(progress)
@@ -465,26 +465,6 @@ def _check_first_frame(feed: Feed, spec: FrameSpec) -> None:
                 conform(pixels, spec, source.name)
 
 
-def _teller(log_format: str) -> Callable[[Event], None]:
-    """What tells events on stderr: a line for a person, or a JSON object for a log."""
-    if log_format == "text":
-        return lambda event: note(event.text)
-    if log_format != "json":
-        raise InputError(f"--log-format {log_format} is none", "take text or json")
-    from agp_edge.files import to_json
-
-    lock = threading.Lock()
-
-    def tell(event: Event) -> None:
-        line = to_json(event.to_dict(), indent=None)
-        with lock:
-            # One write a line: two threads do not mix theirs.
-            sys.stderr.write(line)
-            sys.stderr.flush()
-
-    return tell
-
-
 def _supervised(supervisor: Supervisor, tell: Callable[[Event], None]) -> Callable[[Event], None]:
     """Tell events, and systemd when a reload is over or the service ends."""
 
@@ -526,14 +506,14 @@ def _triggered(trigger: Trigger | None, running: Stream, tell: Callable[[Event],
 
 
 @contextlib.contextmanager
-def _progress(supervisor: Supervisor, log_format: str) -> Iterator[Progress]:
+def _progress(supervisor: Supervisor, teller: Teller, log_format: str) -> Iterator[Progress]:
     """A bar or lines for a person; nothing where a log is kept: months of it would be nothing else."""
     from agp_edge.progress import silent
 
     if supervisor.is_there or log_format == "json":
         yield silent
         return
-    with progress_bar("stream") as progress:
+    with progress_bar("stream", teller.say) as progress:
         yield progress
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -48,8 +50,6 @@ class Process:
     """The command, with its stderr in a file that can be read while it runs."""
 
     def __init__(self, folder: Path, *arguments: object, env: dict[str, str] | None = None) -> None:
-        import os
-
         self._log = folder / "stderr.log"
         with self._log.open("w") as log:
             self.popen = subprocess.Popen(
@@ -179,6 +179,52 @@ def test_sighup_opens_the_engine_anew(tmp_path: Path, tiny_engine: Path, camera:
         "what the flags asked for holds for the next engine"
     )
     assert [line["frame"] for line in frames] == sorted(line["frame"] for line in frames)
+
+
+@pytest.mark.parametrize(("reader", "log_format"), [("hangs", "json"), ("is gone", "text")])
+def test_a_log_that_nobody_reads_does_not_stop_the_line(
+    tmp_path: Path, tiny_engine: Path, camera: mjpeg.MjpegServer, reader: str, log_format: str
+) -> None:
+    """Neither does it keep the process from ending, nor spoil its exit code."""
+    lines = tmp_path / "v.jsonl"
+    ours, theirs = os.pipe()
+    process = subprocess.Popen(
+        [*AGP_EDGE, "stream", "--source", url_of(camera), "--engine", str(tiny_engine), "--jsonl", str(lines),
+         "--log-format", log_format],
+        stdout=theirs, stderr=theirs, env={**os.environ, "CAMERA_PASSWORD": PASSWORD},
+    )  # fmt: skip
+
+    def wait_for(count: int) -> None:
+        end = time.monotonic() + 60
+        while len(lines_of(lines)) < count:
+            assert process.poll() is None, f"it ended with {process.returncode}"
+            assert time.monotonic() < end, f"{len(lines_of(lines))} of {count}"
+            time.sleep(0.02)
+
+    try:
+        wait_for(5)
+        if reader == "is gone":
+            os.close(ours)
+        else:
+            os.set_blocking(theirs, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(theirs, b"x" * 512)
+            os.set_blocking(theirs, True)
+        for _ in range(2):
+            # Something to tell: of the loop that judges, and of the thread that reads the camera.
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.5)
+            wait_for(len(lines_of(lines)) + 10)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(theirs)
+        if reader == "hangs":
+            os.close(ours)
+    assert lines.read_text().endswith("\n")
 
 
 def test_a_kill_leaves_whole_lines(tmp_path: Path, tiny_engine: Path, camera: mjpeg.MjpegServer) -> None:

@@ -278,7 +278,12 @@ def test_engines_that_come_one_after_another_without_a_frame_are_let_go(
     def open_counted(path: Path) -> JudgingEngine:
         engine = open_judging_engine(path)
         close = engine.session.close
-        engine.session.close = lambda: (closed.append(engine.id), close())[1]  # type: ignore[method-assign]
+
+        def counted() -> None:
+            closed.append(engine.id)
+            close()
+
+        engine.session.close = counted  # type: ignore[method-assign]
         opened.append(engine)
         return engine
 
