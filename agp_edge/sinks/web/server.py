@@ -39,8 +39,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Server": "agp-edge",
 }
-"""What a browser may load for the page: what is here, and nothing of another host."""
+"""What a browser may load for the page: what is here, and nothing of another host. And no versions for scanners."""
 
 BEAT_S = 0.05
 """Viewers who wait are told of changes at these intervals, all at once."""
@@ -341,6 +342,7 @@ class Server:
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
             raise InputError("there is no false-reject rate", 'send {"false_reject_rate": 0.01}')
         threshold = self._running().set_false_reject_rate(float(rate))
+        self._known = None
         return self._json({"false_reject_rate": float(rate), "threshold": threshold})
 
     async def _trigger(self, request: Any) -> Any:

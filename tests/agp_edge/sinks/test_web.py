@@ -284,6 +284,7 @@ def test_the_page_may_load_nothing_from_elsewhere(sink: WebSink) -> None:
         policy = headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy
+        assert headers["Server"] == "agp-edge"
         assert b"http://" not in body.replace(b"http://www.w3.org/2000/svg", b"")
         assert b"https://" not in body
         assert client.request(f"/{path}", If_None_Match=headers["ETag"])[0] == 304
@@ -576,6 +577,7 @@ def test_the_threshold_of_a_running_stream_follows(tiny_engine: Path, part: Part
         assert client.ask("/api/threshold", {"false_reject_rate": 0.5}) == (
             200, {"false_reject_rate": 0.5, "threshold": pytest.approx(0.3, abs=0.01)},
         )  # fmt: skip
+        assert client.ask("/api/status")[1]["false_reject_rate"] == 0.5
         client.follow(lambda h: any(t["last"]["verdict"] == "NG" for t in h["tiles"]))
         client.seen = ""
         header, _ = client.live()
