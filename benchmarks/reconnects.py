@@ -16,7 +16,6 @@ import contextlib
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -34,6 +33,7 @@ from agp_edge.sources import SourceOptions, open_source, reader
 from agp_edge.sources.base import Source
 from benchmarks.session_cycles import resident_bytes, slope
 from tests.servers import gige
+from tests.servers.http_camera import HttpCamera
 from tests.servers.relay import Relay
 from tests.servers.rtsp import RtspServer, missing
 
@@ -90,8 +90,9 @@ def lose(
     every = max(1, cycles // SAMPLES)
     changed = threading.Condition()
     reading = reader.Reader(source, changed)
-    seen: list[list[float]] = []
-    gaps: list[float] = []
+    # Filled in place: a list that grows would be taken for what a reconnect leaves behind.
+    seen = np.full((cycles // every, 1 + len(HELD)), -1.0)
+    gaps = np.full(cycles, -1.0)
     taken = 0
 
     def take(count: int) -> None:
@@ -116,10 +117,10 @@ def lose(
                 take(1)
                 if time.monotonic() - begin > LONGEST_CYCLE_S:
                     raise SourceLostError(f"{source.name} was not lost", "see what the servers print")
-            gaps.append(time.monotonic() - begin)
+            gaps[cycle - 1] = time.monotonic() - begin
             take(FRAMES_A_CYCLE)
             if cycle % every == 0:
-                seen.append([float(cycle), *held(but)])
+                seen[cycle // every - 1] = [cycle, *held(but)]
                 told(f"{cycle} of {cycles} reconnects")
     finally:
         reading.close()
@@ -129,7 +130,7 @@ def lose(
         "dropped": reading.dropped,
         "reconnects": reading.reconnects,
     }
-    return np.array(seen), np.array(gaps), counts
+    return seen, gaps, counts
 
 
 def summary(seen: NDArray[np.float64], gaps: NDArray[np.float64], counts: dict[str, int]) -> dict[str, Any]:
@@ -179,43 +180,15 @@ def rtsp_camera() -> Iterator[tuple[Source, Callable[[int], None], set[int]]]:
         server.kill()
 
 
-HTTP_CAMERA = """
-import sys, time
-import cv2, numpy as np
-from tests.servers.mjpeg import MjpegServer, part
-cut = [0]
-picture = part(bytes(cv2.imencode(".jpg", np.full((480, 640, 3), 90, np.uint8))[1]))
-def parts():
-    at = cut[0]
-    while cut[0] == at:
-        yield picture
-        time.sleep(0.01)
-server = MjpegServer(parts)
-print(server.port, flush=True)
-for _ in sys.stdin:
-    cut[0] += 1
-server.close()
-"""
-
-
 @contextlib.contextmanager
 def http_camera() -> Iterator[tuple[Source, Callable[[int], None], set[int]]]:
-    """A camera of MJPEG over HTTP in a process of its own, what loses it, and that process."""
-    command = [sys.executable, "-c", HTTP_CAMERA]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        port = server.stdout.readline().strip()
-        stdin = server.stdin
-
-        def break_it(cycle: int) -> None:
-            stdin.write("cut\n")
-            stdin.flush()
-
-        try:
-            yield open_source(f"http://admin:secret@127.0.0.1:{port}/"), break_it, {server.pid}
-        finally:
-            server.kill()
+    """A camera of MJPEG over HTTP, what loses it, and its process."""
+    camera = HttpCamera(SIZE)
+    try:
+        source = open_source(f"http://admin:secret@127.0.0.1:{camera.port}/")
+        yield source, lambda cycle: camera.cut(), camera.pids()
+    finally:
+        camera.kill()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from agp_edge.errors import SourceLostError
 from agp_edge.extras import CV2_SILENT, import_cv2, set_cv2_log_level
 from agp_edge.sources.base import Frame, Source
 
-_PURPOSE = "reading cameras and videos"
+PURPOSE = "reading cameras and videos"
 
 
 class OpenCvSource(Source):
@@ -42,13 +42,13 @@ class OpenCvSource(Source):
         """Import OpenCV."""
         # FFmpeg and OpenCV print to stderr on their own; what matters of it comes back as an error of ours.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        set_cv2_log_level(import_cv2(_PURPOSE), CV2_SILENT)
+        set_cv2_log_level(import_cv2(PURPOSE), CV2_SILENT)
 
     def open(self) -> None:
         """Connect. A camera's sequence numbers go on where they were; a file begins again at 0."""
         self.load()
         self.close()
-        cv2 = import_cv2(_PURPOSE)
+        cv2 = import_cv2(PURPOSE)
         self._capture = self._connect(cv2)
         if self._ends:
             self._number = self._lost = 0

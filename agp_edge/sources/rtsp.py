@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import Any
 
 from agp_edge.errors import AgpEdgeError, InputError, SourceLostError
+from agp_edge.extras import import_cv2
 from agp_edge.sources import library_log
 from agp_edge.sources.base import Frame, Source
-from agp_edge.sources.opencv import OpenCvSource
+from agp_edge.sources.opencv import PURPOSE, OpenCvSource
 from agp_edge.sources.options import AS_IT_IS, SourceOptions
 from agp_edge.sources.uri import escape_userinfo, redact
 
-LOG_ERRORS = "16"
-"""FFmpeg's level of messages that say what went wrong."""
+LOG_LEVEL = "32"
+"""FFmpeg's level of messages that say what it made up: its information, below its warnings."""
 
 ANALYSE_US = 100_000
 """How much of a stream FFmpeg looks at before it begins. By itself it takes a second, which each reconnect then costs; what
 it finds out there is the frame rate. It opens without the picture's size too, and the first whole picture has that."""
+
+_MADE_UP = re.compile(r"concealing \d+|error while decoding|CABAC_MAX_BIN|bad vlc|error (dc|count)")
+_DAMAGE = re.compile(rf"{_MADE_UP.pattern}|missed \d+ packets|Could not find ref")
+"""What FFmpeg says of a picture that is not whole: what it made up of H.264, where H.265 and JPEG end too early; and of packets
+that never came, and pictures that others are built on.
+"""
 
 _STATUS = re.compile(r"method \w+ failed: (\d{3})")
 _NOT_REACHED = re.compile(
@@ -91,8 +99,11 @@ class RtspSource(Source):
 class FfmpegRtspSource(OpenCvSource):
     """An RTSP camera decoded on the CPU.
 
-    Its settings of FFmpeg are those of the process. A frame is taken when it is whole: FFmpeg keeps none back to show them
-    at an even pace, and decodes in one thread, because each further one holds a frame.
+    Its settings of FFmpeg are those of the process. FFmpeg decodes in one thread, because each further one keeps a frame back.
+
+    Where packets were lost FFmpeg makes up what is missing, and shows no sign of that but in its log. In a process whose log
+    is caught such a picture counts as one that cannot be read, and so do those after it, which are built on it, up to
+    the next that is built on none.
 
     Args:
         uri: `rtsp://…` or `rtsps://…`.
@@ -103,6 +114,53 @@ class FfmpegRtspSource(OpenCvSource):
         super().__init__(redact(uri), live=True)
         self._uri = uri
         self._options = options
+        self._damaged = False
+        self._first = True
+        self._whole_at = 0.0
+
+    def open(self) -> None:
+        """Connect."""
+        super().open()
+        library_log.take()
+        self._damaged, self._first = False, True
+        self._whole_at = time.monotonic()
+
+    def read(self) -> Frame | None:
+        """The next frame that is whole.
+
+        Raises:
+            InputError: this one is not.
+            SourceLostError: none came within `timeout_s`, or the connection ended.
+        """
+        frame = super().read()
+        log = library_log.take()
+        # Before the first picture FFmpeg complains of all that is built on an earlier one, and shows nothing of it.
+        harm = (_MADE_UP if self._first else _DAMAGE).search(log)
+        self._first = False
+        if harm:
+            self._damaged = True
+        elif self._damaged and self._stands_alone():
+            self._damaged = False
+        now = time.monotonic()
+        if not self._damaged:
+            self._whole_at = now
+            return frame
+        if now - self._whole_at > self._options.timeout_s:
+            raise SourceLostError(
+                f"{self.name} gives no whole picture for {self._options.timeout_s:g} s",
+                "see that the network loses nothing, and have the camera send key frames more often",
+            )
+        raise InputError(
+            f"a picture of {self.name} is damaged: parts of it did not come",
+            "see that the network loses nothing, or take --transport tcp",
+        )
+
+    def _stands_alone(self) -> bool:
+        """Whether the picture that was read last is built on no other."""
+        cv2 = import_cv2(PURPOSE)
+        if hasattr(cv2, "CAP_PROP_FRAME_TYPE"):
+            return int(self._capture.get(cv2.CAP_PROP_FRAME_TYPE)) == ord("I")
+        return bool(self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
 
     def _connect(self, cv2: Any) -> Any:
         if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
@@ -111,10 +169,10 @@ class FfmpegRtspSource(OpenCvSource):
                 "install one: pip install opencv-python-headless",
             )
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
-            f"rtsp_transport;{self._options.transport}|fflags;nobuffer|flags;low_delay|analyzeduration;{ANALYSE_US}"
+            f"rtsp_transport;{self._options.transport}|fflags;nobuffer|analyzeduration;{ANALYSE_US}"
         )
         if library_log.is_caught():
-            os.environ["OPENCV_FFMPEG_LOGLEVEL"] = LOG_ERRORS
+            os.environ["OPENCV_FFMPEG_LOGLEVEL"] = LOG_LEVEL
         timeout_ms = int(self._options.timeout_s * 1000)
         capture = cv2.VideoCapture(
             escape_userinfo(self._uri),
@@ -122,10 +180,11 @@ class FfmpegRtspSource(OpenCvSource):
             [
                 cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms,
                 cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms,
+                cv2.CAP_PROP_N_THREADS, 1,
             ],
         )  # fmt: skip
         if not capture.isOpened():
-            raise self._refusal(library_log.caught())
+            raise self._refusal(library_log.take())
         return capture
 
     def _refusal(self, log: str) -> AgpEdgeError:

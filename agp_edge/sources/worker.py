@@ -140,7 +140,6 @@ class Worker:
             except BaseException as error:
                 wire.send(self._link, wire.pack_error(error, self._uri))
                 return
-            library_log.drop()
             wire.send(self._link, {"fps": self._source.fps})
             try:
                 self._read_all()
@@ -151,6 +150,7 @@ class Worker:
 
     def _read_all(self) -> None:
         while not self._stop.is_set():
+            library_log.bound()
             try:
                 frame = self._source.read()
             except MissingExtraError:

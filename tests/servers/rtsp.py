@@ -29,11 +29,19 @@ class RtspServer:
         size: `WIDTHxHEIGHT`.
         password: of the user `admin`, asked for by Digest; None asks for nothing.
         codec: `H264`, `H265` or `JPEG`.
+        lose: the share of packets that never leave it. Then bars move sideways, and each row is like every other.
     """
 
-    def __init__(self, size: str = "64x48", password: str | None = None, codec: str = "H264") -> None:
+    def __init__(
+        self,
+        size: str = "64x48",
+        password: str | None = None,
+        codec: str = "H264",
+        lose: float | None = None,
+    ) -> None:
         self.port = "0"
         self._options = ["--codec", codec, *([] if password is None else ["--password", password])]
+        self._options += [] if lose is None else ["--lose", str(lose)]
         self.start(size)
 
     @property

@@ -1,7 +1,8 @@
 """A real RTSP server on loopback, for the system's Python with GStreamer: `rtsp_server.py WIDTHxHEIGHT [PORT]`.
 
 Serves a moving ball at rtsp://127.0.0.1:PORT/live and prints the port, once it listens. `--codec H265` or `JPEG` instead of
-H264; with `--password P` it wants user `admin` and that password (digest).
+H264; with `--password P` it wants user `admin` and that password (digest). `--lose 0.01` loses every hundredth packet of bars that
+move sideways: each row of such a picture is like every other.
 """
 
 import argparse
@@ -15,7 +16,7 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 PIPELINE = (
-    "( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width={width},height={height},framerate=30/1 "
+    "( videotestsrc is-live=true pattern={pattern} ! video/x-raw,format=I420,width={width},height={height},framerate=30/1 "
     "! {coder} )"
 )
 CODERS = {
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("port", nargs="?", default="0")
     parser.add_argument("--codec", default="H264", choices=CODERS)
     parser.add_argument("--password")
+    parser.add_argument("--lose", type=float)
     arguments = parser.parse_args()
     width, height = arguments.size.split("x")
     Gst.init(None)
@@ -57,7 +59,14 @@ def main() -> None:
     server.set_address("127.0.0.1")
     server.set_service(arguments.port)
     factory = GstRtspServer.RTSPMediaFactory.new()
-    factory.set_launch(PIPELINE.format(width=width, height=height, coder=CODERS[arguments.codec]))
+    coder, pattern = CODERS[arguments.codec], "ball"
+    if arguments.lose is not None:
+        coder = (
+            coder.replace(" name=pay0", " mtu=200")
+            + f" ! identity drop-probability={arguments.lose} name=pay0"
+        )
+        pattern = "smpte75 horizontal-speed=2"
+    factory.set_launch(PIPELINE.format(pattern=pattern, width=width, height=height, coder=coder))
     factory.set_shared(True)
     server.get_mount_points().add_factory("/live", factory)
     if arguments.password:

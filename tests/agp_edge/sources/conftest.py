@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,14 +12,14 @@ from tests.servers.rtsp import RtspServer, missing
 
 @pytest.fixture
 def start_rtsp() -> Iterator[Callable[..., RtspServer]]:
-    """`start_rtsp(size="64x48", password=None, codec="H264")`: a real RTSP server on loopback; ended with the test."""
+    """`start_rtsp(...)`: a real RTSP server on loopback, made as `RtspServer` is; ended with the test."""
     lacks = missing()
     if lacks:
         pytest.skip(lacks)
     servers: list[RtspServer] = []
 
-    def start(size: str = "64x48", password: str | None = None, codec: str = "H264") -> RtspServer:
-        servers.append(RtspServer(size, password, codec))
+    def start(*arguments: Any, **options: Any) -> RtspServer:
+        servers.append(RtspServer(*arguments, **options))
         return servers[-1]
 
     yield start

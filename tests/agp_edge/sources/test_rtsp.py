@@ -148,3 +148,37 @@ def test_a_stream_is_not_held_up_by_a_camera_that_says_nothing(rtsp: RtspServer,
     # Sooner than the camera's time-out, and nothing is told of a camera that was let go.
     assert time.monotonic() - begin < 2
     assert [event for event in events if "stopping" not in event] == []
+
+
+@pytest.mark.parametrize(
+    ("codec", "transport"), [("H264", "tcp"), ("H264", "udp"), ("H265", "udp"), ("JPEG", "udp")]
+)
+def test_a_picture_of_which_parts_were_lost_is_never_shown(
+    start_rtsp: Callable[..., RtspServer], codec: str, transport: Transport
+) -> None:
+    server = start_rtsp("320x240", codec=codec, lose=0.02)
+    options = SourceOptions(transport=transport, decode="software", timeout_s=20)
+    whole, failed = 0, 0
+    end = time.monotonic() + 60
+    with open_source(f"rtsp://{server.address}", options) as source:
+        while (whole < 15 or failed < 5) and time.monotonic() < end:
+            try:
+                frame = source.read()
+            except InputError as error:
+                failed += "is damaged" in str(error)
+                continue
+            assert frame is not None
+            bars = frame.pixels[10:130].astype(int)
+            assert abs(bars - bars[60]).mean() < 0.5
+            whole += 1
+    assert whole >= 15
+    assert failed >= 5
+
+
+def test_hardware_that_is_not_there_is_no_software(rtsp: RtspServer) -> None:
+    from agp_edge.sources.gst_rtsp import rtsp_hardware_decoder
+
+    if rtsp_hardware_decoder() is not None:
+        pytest.skip("this machine decodes in hardware")
+    with pytest.raises(InputError, match="nothing here that decodes"):
+        open_source(f"rtsp://{rtsp.address}", SourceOptions(decode="hardware")).open()
