@@ -16,7 +16,7 @@ import pytest
 
 from agp_edge.errors import InputError, MissingExtraError, SourceLostError
 from agp_edge.sources.base import Frame, Source
-from agp_edge.sources.isolated import GOODBYE_S, IsolatedSource
+from agp_edge.sources.isolated import IsolatedSource
 from agp_edge.sources.options import SourceOptions
 from agp_edge.sources.reader import Reader
 from tests.stand_ins import cameras
@@ -25,7 +25,7 @@ URI = "rtsp://admin:gehe1m/no@10.0.0.5/live"
 SECRET = "gehe1m"
 
 
-def isolated(kind: type[cameras.Steady], timeout_s: float = 1.0, note: Path | None = None) -> IsolatedSource:
+def isolated(kind: type[cameras.Steady], timeout_s: float = 30.0, note: Path | None = None) -> IsolatedSource:
     options = SourceOptions(timeout_s=timeout_s, controls={"note": str(note)} if note else {})
     return IsolatedSource(kind(URI, options), URI, options)
 
@@ -139,12 +139,12 @@ def test_a_library_that_never_comes_back_from_open_is_killed() -> None:
 
 def test_a_library_that_never_comes_back_from_read_is_killed() -> None:
     before = children()
-    with isolated(cameras.HangsInRead, timeout_s=0.5) as source:
+    with isolated(cameras.HangsInRead, timeout_s=2) as source:
         read(source, 5)
         begin = time.monotonic()
-        with pytest.raises(SourceLostError, match=r"gives nothing for 0\.5 s"):
+        with pytest.raises(SourceLostError, match=r"gives nothing for 2 s"):
             source.read()
-        assert time.monotonic() - begin < 0.5 + GOODBYE_S + 5
+        assert time.monotonic() - begin < 2 + 20
         assert children() == before
 
 
