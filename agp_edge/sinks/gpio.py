@@ -36,6 +36,8 @@ class GpioSink(Sink):
         self._active_low = self._line.one_of("active_low", ("0", "1"), "0") == "1"
         self._gpiod, self._values = import_gpiod("a pulse on a GPIO line")
         self._closing = threading.Event()
+        # A pulse may be ended from another thread, and gpiod's objects are not safe for two.
+        self._lock = threading.Lock()
         self._rested_at = 0.0
         self._pulses = 0
         self._request: Any = None
@@ -51,8 +53,9 @@ class GpioSink(Sink):
             return
         self._closing.wait(max(0.0, self._rested_at - time.monotonic()))
         try:
-            if self._request is None:
-                self._request = self._open()
+            with self._lock:
+                if self._request is None and not self._closing.is_set():
+                    self._request = self._open()
             self._set(active=True)
             self._closing.wait(self._pulse_s)
             self._set(active=False)
@@ -90,16 +93,19 @@ class GpioSink(Sink):
 
     def _set(self, *, active: bool) -> None:
         value = self._values.Value.ACTIVE if active else self._values.Value.INACTIVE
-        self._request.set_value(self._line.line, value)
+        with self._lock:
+            if self._request is not None:
+                self._request.set_value(self._line.line, value)
 
     def _release(self) -> None:
-        request, self._request = self._request, None
-        if request is None:
-            return
-        try:
-            # Whether a driver keeps the last value of a line that nobody holds is up to it.
-            request.set_value(self._line.line, self._values.Value.INACTIVE)
-        except OSError:
-            pass  # The chip is gone.
-        finally:
-            request.release()
+        with self._lock:
+            request, self._request = self._request, None
+            if request is None:
+                return
+            try:
+                # Whether a driver keeps the last value of a line that nobody holds is up to it.
+                request.set_value(self._line.line, self._values.Value.INACTIVE)
+            except OSError:
+                pass  # The chip is gone.
+            finally:
+                request.release()

@@ -1,4 +1,8 @@
-"""A GPIO chip of the kernel's own gpio-sim, whose lines are set and looked at through sysfs. Needs root."""
+"""A GPIO chip of the kernel's own gpio-sim, whose lines are set and looked at through sysfs. Needs root.
+
+Debian's kernels have no gpio-sim. From linux-source, drivers/gpio/gpio-sim.c and kernel/irq/irq_sim.c build as one module against
+linux-headers, with `generic_handle_irq_safe(irqnum)` in place of what irq_sim.c calls that is not exported.
+"""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ class Watched:
 
     def during(self, work: Callable[[], None]) -> list[tuple[float, int]]:
         thread = threading.Thread(target=work)
-        thread.start()
         last = self._chip.value(self._line)
+        thread.start()
         while thread.is_alive():
             value = self._chip.value(self._line)
             if value != last:
@@ -84,7 +84,7 @@ def test_the_end_of_a_stream_ends_a_pulse(chip: SimulatedChip, judgement: Judgem
 
 
 def test_a_chip_that_went_away_is_asked_for_again(chip: SimulatedChip, judgement: Judgement) -> None:
-    sink = on_ng_sink(f"gpio://{chip.name}/1?pulse_ms=1")
+    sink = on_ng_sink(f"gpio://{chip.label}/1?pulse_ms=1")
     sink.write(judgement)
     chip.unplug()
     for _ in range(2):
