@@ -361,6 +361,9 @@ def stream(
             _say_check(configured, feeds, planned, judging.path, to_stdout, json_file)
             return
         sinks = make_sinks(opened, planned)
+        for sink in sinks:
+            if isinstance(url := getattr(sink, "url", None), str):
+                note(f"the live page is {url}")
         running = Stream(
             feeds,
             judging,
