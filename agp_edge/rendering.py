@@ -46,8 +46,13 @@ def draw_heat(
     height, width = pixels.shape[:2]
     colour = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.shape[2] == 1 else pixels
     paint, share = colour_heat(anomaly_map, threshold, (width, height))
-    alpha = share[..., np.newaxis]
-    mixed: NDArray[np.uint8] = (colour * (1 - alpha) + paint * alpha + 0.5).astype(np.uint8)
+    mixed: NDArray[np.uint8] = colour.copy()
+    rows, columns = np.flatnonzero(share.any(axis=1)), np.flatnonzero(share.any(axis=0))
+    if rows.size:
+        # Most of a part is cold: only the box around what is not is painted.
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        alpha = share[box][..., np.newaxis]
+        mixed[box] = (colour[box] * (1 - alpha) + paint[box] * alpha + 0.5).astype(np.uint8)
     return mixed
 
 
