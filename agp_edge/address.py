@@ -33,8 +33,10 @@ def parse_address(text: str, flag: str = "the address") -> tuple[str, int]:
     # isdecimal() takes digits of any script.
     whole = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= HIGHEST_PORT
     if not whole or not _is_host(host, bracketed=bracketed):
+        # An address has no `@`: what has one may be a URL with a password.
+        shown = f"*** {text.rpartition('@')[2]!r}" if "@" in text else repr(text)
         raise InputError(
-            f"{flag} {text!r} is no address",
+            f"{flag} {shown} is no address",
             "write HOST:PORT, as in 0.0.0.0:8080 or [::1]:8080; or :8080 for this machine alone",
         )
     return host or LOCALHOST, int(port)

@@ -352,9 +352,9 @@ def stream(
         check_outputs(files, engine, [one.uri for one in configured])
         triggering = None if trigger is None else open_trigger(trigger)
         planned = into.plan(feeds, (spec.width, spec.height), every)
-        for feed in feeds:
+        for one, feed in zip(configured, feeds, strict=True):
             # What can be known of a file is told before anything is written; and the video needs to know its rate.
-            if not (feed.source.live or ("follow" in feed.source.takes and told.follow)):
+            if not (feed.source.live or ("follow" in feed.source.takes and one.options.follow)):
                 _check_first_frame(feed, spec)
         introduce(judging)
         if check:

@@ -94,7 +94,7 @@ def as_defaults(context: typer.Context, param: Any, path: Path | None) -> Path |
         name = str(parameter.name)
         several = bool(getattr(parameter, "multiple", False))
         if isinstance(value, dict) or (isinstance(value, list) and not several):
-            raise InputError(f"{path}: {key} is {quote(value)}", f"give --{key} one value")
+            raise InputError(f"{path}: {key} is {_kind(value)}", f"give --{key} one value")
         if key == "source":
             tables = [_source_table(path, entry) for entry in (value if isinstance(value, list) else [value])]
             context.meta["sources"] = tables
@@ -103,10 +103,23 @@ def as_defaults(context: typer.Context, param: Any, path: Path | None) -> Path |
             values_of_key = value if isinstance(value, list) else [value]
             if any(isinstance(v, bool) != bool(getattr(parameter, "is_flag", False)) for v in values_of_key):
                 kind = "true or false" if getattr(parameter, "is_flag", False) else "a value"
-                raise InputError(f"{path}: {key} is {quote(value)}", f"--{key} takes {kind}")
+                raise InputError(f"{path}: {key} is {_kind(value)}", f"--{key} takes {kind}")
             defaults[name] = values_of_key if several else value
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _kind(value: Any) -> str:
+    """What a value is in TOML's words: the value itself may hold a password."""
+    kinds = {
+        bool: "a boolean",
+        str: "a string",
+        int: "a number",
+        float: "a number",
+        list: "an array",
+        dict: "a table",
+    }
+    return kinds.get(type(value), "a date or time")
 
 
 def sources_of(
@@ -167,7 +180,7 @@ def _source_table(path: Path, entry: Any) -> dict[str, Any]:
             isinstance(value, list) and not all(isinstance(v, str) for v in value)
         ):
             raise InputError(
-                f"{path}: {key} of a source is {quote(value)}", f"give {key} as the flag --{key} takes it"
+                f"{path}: {key} of a source is {_kind(value)}", f"give {key} as the flag --{key} takes it"
             )
         table[key] = value
     return table

@@ -80,6 +80,7 @@ class SinkOptions:
             InputError: a value that is none, or a secret that is not there.
             MissingExtraError: what a sink needs is not installed.
         """
+        from agp_edge.extras import import_extra
         from agp_edge.secrets import expand_secrets
 
         self.check()
@@ -98,21 +99,27 @@ class SinkOptions:
             planned.append(lambda: RejectsSink(folder, limit))
         planned += self._videos(feeds, size_wh, every)
         if self.mqtt is not None:
+            from agp_edge.broker import parse_broker
             from agp_edge.sinks.mqtt import MqttSink
 
             url = expand_secrets(self.mqtt)
+            import_extra("paho.mqtt.client", "mqtt", "--mqtt")
+            parse_broker(url, "--mqtt")
             planned.append(lambda: MqttSink(url))
         if self.prometheus is not None:
             from agp_edge.address import parse_address
             from agp_edge.sinks.prometheus import PrometheusSink
 
             address = self.prometheus
+            import_extra("prometheus_client", "prometheus", "--prometheus")
             parse_address(address, "--prometheus")
             planned.append(lambda: PrometheusSink(address))
         if self.opcua is not None:
-            from agp_edge.sinks.opcua import OpcUaSink
+            from agp_edge.sinks.opcua import OpcUaSink, parse_endpoint
 
             endpoint = expand_secrets(self.opcua)
+            import_extra("asyncua", "opcua", "--opcua")
+            parse_endpoint(endpoint)
             planned.append(lambda: OpcUaSink(endpoint))
         if self.modbus is not None:
             from agp_edge.address import parse_address
@@ -127,8 +134,11 @@ class SinkOptions:
             check_windows()
             planned.append(ShowSink)
         if self.on_ng:
-            from agp_edge.sinks.command import on_ng_sink
+            from agp_edge.sinks.command import CommandSink, on_ng_sink
 
+            for text in self.on_ng:
+                if not text.lower().startswith("gpio://"):
+                    CommandSink(text).close()
             planned += [partial(on_ng_sink, text) for text in self.on_ng]
         if self.web is not None:
             from agp_edge.address import parse_address
@@ -136,6 +146,7 @@ class SinkOptions:
             from agp_edge.sinks.web.guard import read_token
 
             web = self.web
+            import_extra("aiohttp.web", "web", "--web")
             parse_address(web, "--web")
             token = None if self.web_token is None else read_token(self.web_token)
             planned.append(lambda: WebSink(web, token, self.web_name))

@@ -67,7 +67,7 @@ _HINT = "write opc.tcp://:4840/agp-edge, or opc.tcp://user:${PASSWORD}@0.0.0.0:4
 
 
 @dataclass(frozen=True)
-class _Endpoint:
+class Endpoint:
     """What the URL says.
 
     Attributes:
@@ -88,7 +88,12 @@ class _Endpoint:
     key: str | None
 
 
-def _parse(url: str) -> _Endpoint:
+def parse_endpoint(url: str) -> Endpoint:
+    """Read `opc.tcp://user:pw@HOST:PORT/PATH?cert=FILE&key=FILE`.
+
+    Raises:
+        InputError: it is none.
+    """
     name = redact(url)
     wrong = f"--opcua {name} is no address of an OPC UA server"
     try:
@@ -105,7 +110,7 @@ def _parse(url: str) -> _Endpoint:
     if (parts.username is None) != (parts.password is None):
         raise InputError(f"--opcua {name} has a user without a password", _HINT)
     host = parts.hostname or LOCALHOST
-    return _Endpoint(
+    return Endpoint(
         name=name,
         host=host,
         port=port,
@@ -120,7 +125,7 @@ def _parse(url: str) -> _Endpoint:
 class _Readers:
     """Who may come in: with the one user and password, or anybody. Nobody is an administrator."""
 
-    def __init__(self, endpoint: _Endpoint, rules: Any) -> None:
+    def __init__(self, endpoint: Endpoint, rules: Any) -> None:
         self._endpoint, self._rules = endpoint, rules
 
     def get_user(
@@ -158,7 +163,7 @@ class OpcUaSink(Sink):
     name = "--opcua"
 
     def __init__(self, url: str) -> None:
-        self._endpoint = _parse(url)
+        self._endpoint = parse_endpoint(url)
         self._control: Control | None = None
         self._ua = import_extra("asyncua.ua", "opcua", self.name)
         _quieten()

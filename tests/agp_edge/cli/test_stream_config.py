@@ -130,7 +130,7 @@ uri = "rtsp://viewer:${{CAMERA_PASSWORD}}@127.0.0.1:2/live"
         ("threshold = {a = 1}", "give --threshold one value"),
         ("[[source]]\nroi = ['0,0']", "write [[source]] with a uri"),
         ("[[source]]\nuri = '0'\ncolour = 'red'", "a source has no colour"),
-        ("[[source]]\nuri = '0'\nrealtime = 'yes'", "realtime of a source is yes"),
+        ("[[source]]\nuri = '0'\nrealtime = 'yes'", "realtime of a source is a string"),
         ("[[source]]\nuri = 'shots'\ncontrol = ['gain=1']", "--control means nothing to"),
         ("[[source]]\nuri = '0'\nsize = 'large'", "'large' is no frame size"),
         ("source = ['a.mp4', 'a.mp4']", "given twice"),
@@ -143,6 +143,9 @@ uri = "rtsp://viewer:${{CAMERA_PASSWORD}}@127.0.0.1:2/live"
         ("source = ['0']\nroi = ['a=0,0', 'a=1,1']", "given twice"),
         ("source = ['0']\nroi = ['0,0,32,32']", "is 32x32, the engine takes 64x48"),
         ("source = ['0']\nmask = 'absent.png'", "absent.png"),
+        ("source = ['0']\nmqtt = 'mqt://broker/line'", "--mqtt mqt://broker/line"),
+        ("source = ['0']\nopcua = 'opc.tcp://:0/x?colour=red'", "has no 'colour'"),
+        ("source = ['0']\non-ng = 'absent-program'", "'absent-program' is no program"),
     ],
 )
 def test_what_is_wrong_in_a_file(
@@ -157,6 +160,53 @@ def test_what_is_wrong_in_a_file(
     assert says in err
     assert not out
     assert len(err.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mqtt = ['mqtt://line:tops3cret@broker/line']",
+        "mqtt = {url = 'mqtt://line:tops3cret@broker/line'}",
+        "[web-token]\ntoken = 'tops3cret'",
+        "web-token = ['tops3cret']",
+        "show = 'rtsp://viewer:tops3cret@camera/live'",
+        "[[source]]\nuri = ['rtsp://viewer:tops3cret@camera/live']",
+        "[[source]]\nuri = '0'\nmask = ['rtsp://viewer:tops3cret@camera/live']",
+        "[[source]]\nuri = '0'\nroi = [{password = 'tops3cret'}]",
+        "source = [['rtsp://viewer:tops3cret@camera/live']]",
+        "source = ['rtsp://viewer:tops3cret@camera/live', 'rtsp://viewer:tops3cret@camera/live']",
+        "source = 'rtps://viewer:tops3cret@camera/live'",
+        "mqtt = 'mqt://line:tops3cret@broker/line'",
+        "trigger = 'mqt://line:tops3cret@broker/line'",
+        "opcua = 'http://line:tops3cret@broker/line'",
+        "web = 'line:tops3cret@broker'",
+        "prometheus = 'http://line:tops3cret@broker:1'",
+        "mqtt = 'mqtt://line:tops3cret@broker/line",
+        "every = 'rtsp://viewer:tops3cret@camera/live'",
+        "camera = 'rtsp://viewer:tops3cret@camera/live'",
+        "fps = 'rtsp://viewer:tops3cret@camera/live'",
+    ],
+)
+def test_no_error_shows_a_password_of_a_file(
+    tmp_path: Path, command: Command, tiny_engine: Path, text: str
+) -> None:
+    source = [] if "source" in text or "camera =" in text else ["--source", "rtsp://127.0.0.1:1/x"]
+    code, out, err = command(
+        "stream", "--config", write(tmp_path, text), "--engine", tiny_engine, *source, "--check"
+    )
+    assert code == 2, out + err
+    assert "s3cret" not in out + err
+
+
+def test_a_folder_of_a_table_is_waited_for_and_not_read_before(
+    tmp_path: Path, command: Command, tiny_engine: Path
+) -> None:
+    """`follow` of a table counts as the flag does: an empty folder has no first frame to look at."""
+    (tmp_path / "drop").mkdir()
+    config = write(tmp_path, f"[[source]]\nuri = '{tmp_path / 'drop'}'\nfollow = true\n")
+    code, out, err = command("stream", "--config", config, "--engine", tiny_engine, "--check")
+    assert code == 0, err
+    assert "this could run" in out
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, command: Command) -> None:
