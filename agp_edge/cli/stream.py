@@ -389,6 +389,8 @@ def stream(
             _progress(supervisor, teller, log_format) as progress,
         ):
             supervisor.ready()
+            # From here on the sinks are the stream's to close, in their threads: one that hangs would do so here too.
+            opened.pop_all()
             running.run(progress)
 
 

@@ -105,12 +105,14 @@ class Sink(Protocol):
         trouble: why what it took is not where it belongs yet, as when a broker is away; None while all is well. Without any
             password.
         lost: entries that it took and lost of itself, as from a buffer that was full.
+        is_filter: what it writes is read along, as from stdout: the reader's going away ends the stream.
     """
 
     name: str = "sink"
     wants: Wants = "verdicts"
     trouble: str | None = None
     lost: int = 0
+    is_filter: bool = False
 
     def attach(self, control: Control) -> None:
         """Be given the running stream, before the first verdict."""

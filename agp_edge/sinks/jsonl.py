@@ -74,7 +74,7 @@ class JsonlSink(Sink):
             raise InputError(
                 f"files of {rotate_bytes} bytes, {keep} kept, are no rotation", "give 1 or more of both"
             )
-        self._stdout = target == "-"
+        self._stdout = self.is_filter = target == "-"
         self._path = Path("stdout" if self._stdout else target)
         self._rotate_bytes, self._keep = rotate_bytes, keep
         self._fsync_s = parse_fsync(fsync)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from agp_edge.control import SinkStatus
 from agp_edge.errors import AgpEdgeError
@@ -22,6 +23,9 @@ MOST_EVENTS = 256
 LOOK_S = 0.2
 """Waiting is done in pieces, so that an interrupt is heard."""
 
+HUNG_S = 5.0
+"""A sink of files that was told to stop is waited for as long as it moves; one that does not for so long hangs."""
+
 
 class SinkRunner:
     """Gives verdicts and events to a sink, in order, from a thread that is the sink's own.
@@ -33,18 +37,29 @@ class SinkRunner:
     Args:
         sink: closed by the thread at its end.
         live: whether the stream must not wait.
+        stopping: whether the stream was told to stop; a stream of files then waits for no sink that hangs.
         on_event: told when the sink begins to lose entries, and when it no longer does; from either thread.
 
     Attributes:
         written, lost: verdicts.
         error: what went wrong last; None again after an entry that went well.
+        moves: how many entries the sink took.
     """
 
-    def __init__(self, sink: Sink, *, live: bool, on_event: OnEvent = nobody) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        live: bool,
+        on_event: OnEvent = nobody,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.sink = sink
         self.written = self.lost = 0
         self.error: str | None = None
         self._live = live
+        self._told_to_stop = stopping
+        self.moves = 0
         self._on_event = on_event
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Judgement | Event, int]] = deque()
@@ -54,6 +69,11 @@ class SinkRunner:
         self._failure: BaseException | None = None
         # A daemon: a sink may hang in a library for ever, and the process has to end all the same.
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the stream was told to stop."""
+        return self._told_to_stop()
 
     def start(self) -> None:
         """Begin."""
@@ -74,10 +94,14 @@ class SinkRunner:
             a.nbytes for a in (judgement.pixels, judgement.anomaly_map) if a is not None
         )
         with self._changed:
-            while not self._live and self._is_full(size) and not self._ended:
+            patience = _Patience(self)
+            while not self._live and self._is_full(size) and not self._ended and not patience.is_over():
                 self._changed.wait(LOOK_S)
             if self._failure is not None:
                 raise self._failure
+            if self._ended:
+                self.lost += 1
+                return
             lost = 0
             while self._is_full(size):
                 self._drop_oldest()
@@ -119,7 +143,7 @@ class SinkRunner:
 
         Args:
             until: `time.monotonic` after which nobody waits: what is left then is lost and counted. None waits for as
-                long as it takes.
+                long as it takes, or, where the stream was told to stop, as long as the sink moves.
 
         Raises:
             Exception: what the sink raised, where the stream is not live.
@@ -128,7 +152,10 @@ class SinkRunner:
         if self._thread.ident is None:
             self.sink.close()
             return
-        while self._thread.is_alive() and (until is None or time.monotonic() < until):
+        patience = _Patience(self)
+        while self._thread.is_alive() and (
+            time.monotonic() < until if until is not None else not patience.is_over()
+        ):
             left_s = LOOK_S if until is None else until - time.monotonic()
             self._thread.join(max(0.0, min(LOOK_S, left_s)))
         with self._changed:
@@ -170,7 +197,7 @@ class SinkRunner:
         finally:
             try:
                 self.sink.close()
-            except Exception as error:
+            except BaseException as error:
                 self._fail(error, lost=0)
             finally:
                 with self._changed:
@@ -185,6 +212,7 @@ class SinkRunner:
             if not self._waiting or (self._failure is not None and not self._live):
                 return None
             entry, size = self._waiting.popleft()
+            self.moves += 1
             self._bytes -= size
             self._events -= isinstance(entry, Event)
             caught_up = self._behind and not self._waiting
@@ -198,7 +226,8 @@ class SinkRunner:
         is_verdict = isinstance(entry, Judgement)
         try:
             self.sink.write(entry) if isinstance(entry, Judgement) else self.sink.event(entry)
-        except Exception as error:
+        except BaseException as error:
+            # Whatever it is (a library may raise what is no `Exception`), it is this sink's: its thread lives on.
             self._fail(error, lost=int(is_verdict))
             return
         if is_verdict:
@@ -209,13 +238,13 @@ class SinkRunner:
                 self._tell_back()
         self._tell_trouble()
 
-    def _fail(self, error: Exception, *, lost: int) -> None:
+    def _fail(self, error: BaseException, *, lost: int) -> None:
         what = error.what if isinstance(error, AgpEdgeError) else f"{type(error).__name__}: {error}"
         with self._changed:
             self.lost += lost
             known, self.error = self.error is not None, what
             # Whoever read along went away: that ends a stream of cameras too, as it ends every filter.
-            if not self._live or isinstance(error, BrokenPipeError):
+            if not self._live or (self.sink.is_filter and isinstance(error, BrokenPipeError)):
                 self._failure = self._failure or error
             self._changed.notify_all()
         if self._live and not known:
@@ -239,3 +268,23 @@ class SinkRunner:
     def _tell_back(self) -> None:
         text = f"{self.sink.name} writes again; {self.lost} entries were lost so far"
         self._on_event(Event("sink-back", text, level="info", data={"lost": self.lost}))
+
+
+class _Patience:
+    """How long a sink of a stream is waited for that was told to stop.
+
+    Args:
+        runner: of the sink.
+    """
+
+    def __init__(self, runner: SinkRunner) -> None:
+        self._runner = runner
+        self._moves = -1
+        self._since = 0.0
+
+    def is_over(self) -> bool:
+        """Whether the stream was told to stop and the sink has not moved for `HUNG_S` since."""
+        now = time.monotonic()
+        if not self._runner.stopping or self._moves != self._runner.moves:
+            self._moves, self._since = self._runner.moves, now
+        return now - self._since >= HUNG_S

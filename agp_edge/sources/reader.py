@@ -29,6 +29,9 @@ READ_AHEAD = 2
 MOST_PARTS = 8
 """Triggered frames of a camera that wait: each is a part, and a burst of them is no reason to miss one."""
 
+THE_END = "the stream ended before"
+"""Why a part has no verdict that waited then."""
+
 FAILURE_TOLD_S = 10.0
 """Frames that cannot be read one after another are told this often."""
 
@@ -74,6 +77,7 @@ class Reader:
         captured, dropped, failed: frames; captured ones are among them that could not be read, and so failed.
         reconnects: how often a lost source gave frames again.
         connected: it is open, or a file.
+        was_lost: it was away once, at the start or since.
         triggers, missed: triggers that came, and those for which there was no frame.
         ended: there will be no more frames.
         error: what ended it, if that was no end of a file.
@@ -94,7 +98,7 @@ class Reader:
         self.source = source
         self.captured = self.dropped = self.failed = 0
         self.reconnects = self.triggers = self.missed = 0
-        self.connected = False
+        self.connected = self.was_lost = False
         self.ended = False
         self.error: BaseException | None = None
         self.first_failure: InputError | None = None
@@ -114,6 +118,7 @@ class Reader:
         self._troubles: set[str] = set()
         self._tries = 0
         self._gave_frames = False
+        self._missed_number = -1
         self._told_at = self._failure_told_at = float("-inf")
         # A daemon, because a camera's driver may never come back from a read; `close` waits for it all the same.
         self._thread = threading.Thread(target=self._run, name=f"read {source.name}", daemon=True)
@@ -172,12 +177,20 @@ class Reader:
             at_ns: `time.monotonic_ns`.
         """
         assert self._queue is not None, "a reader without triggers is given none"
+        new = Pending(part, at_ns)
         with self._changed:
             self.triggers += 1
-            gone = self._queue.add(Pending(part, at_ns))
+            over = self._stop.is_set()
+            gone = new if over else self._queue.add(new)
             self._changed.notify_all()
         if gone is not None:
-            self._miss(gone, "too many triggers at once")
+            self._miss(gone, THE_END if over else "too many triggers at once")
+
+    def miss_frame(self, number: int, part: str | None, why: str) -> None:
+        """Tell that a part's frame has no verdict, once for all of its regions; nothing without triggers."""
+        if self._queue is not None and number != self._missed_number:
+            self._missed_number = number
+            self._miss(Pending(part, 0), why)
 
     def expire_triggers(self) -> None:
         """Give up the triggers that waited for a frame for too long."""
@@ -189,21 +202,25 @@ class Reader:
             self._miss(pending, "no frame came")
 
     def request_stop(self) -> None:
-        """Ask the thread to end, without waiting for it."""
+        """Ask the thread to end, without waiting for it; what waits is dropped."""
         self._stop.set()
         self.source.interrupt()
+        gone: list[Pending] = []
         with self._changed:
-            self._changed.notify_all()
-
-    def close(self, timeout_s: float = LONGEST_CLOSE_S) -> None:
-        """End the thread and count what waited; longer than that time it is not waited for."""
-        self.request_stop()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        with self._changed:
+            if self._queue is not None:
+                gone = [Pending(taken.part, taken.handed_ns) for taken in self._waiting] + self._queue.clear()
             if self.source.live:
                 self.dropped += len(self._waiting)
             self._waiting.clear()
+            self._changed.notify_all()
+        for pending in gone:
+            self._miss(pending, THE_END)
+
+    def close(self, timeout_s: float = LONGEST_CLOSE_S) -> None:
+        """End the thread and drop what waited; longer than that time it is not waited for."""
+        self.request_stop()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         try:
@@ -260,6 +277,7 @@ class Reader:
     def _lose(self) -> None:
         """Note when the source was lost first, and give it up for good if that is too long ago."""
         now = time.monotonic()
+        self.was_lost = True
         self._lost_at = now if self._lost_at is None else self._lost_at
         if self._give_up_s is not None and now - self._lost_at > self._give_up_s:
             raise SourceLostError(
@@ -366,6 +384,8 @@ class Reader:
     def _offer(self, frame: Frame) -> None:
         given_way: list[Taken] = []
         with self._changed:
+            if self._stop.is_set():
+                return
             part = None
             if self._queue is not None:
                 # A file's frame is for the trigger that it waited for, whenever it was recorded.
@@ -374,13 +394,9 @@ class Reader:
                     return
                 part = pending.part
             if self.source.live:
-                if self._stop.is_set():
-                    return
                 self.captured += 1
             else:
                 self._changed.wait_for(lambda: len(self._waiting) < self._most or self._stop.is_set())
-                if self._stop.is_set():
-                    return
             now = time.monotonic_ns()
             while self.source.live and len(self._waiting) >= self._most:
                 given_way.append(self._waiting.popleft())
@@ -389,7 +405,11 @@ class Reader:
             elif self._waiting:
                 self._waiting_since = self._waiting[0].handed_ns
             self.dropped += len(given_way)
-            self._waiting.append(Taken(frame, now, part))
+            if self._stop.is_set() and not self.source.live:  # There was no room until the end.
+                given_way.append(Taken(frame, now, part))
+            else:
+                self._waiting.append(Taken(frame, now, part))
             self._changed.notify_all()
+        why = THE_END if self._stop.is_set() else "more parts came than the engine judges"
         for taken in given_way if self._queue is not None else ():
-            self._miss(Pending(taken.part, taken.handed_ns), "more parts came than the engine judges")
+            self._miss(Pending(taken.part, taken.handed_ns), why)

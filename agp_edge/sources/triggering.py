@@ -63,6 +63,12 @@ class TriggerQueue:
             return self._pending.popleft()
         return None
 
+    def clear(self) -> list[Pending]:
+        """All of them; they wait no more."""
+        gone = list(self._pending)
+        self._pending.clear()
+        return gone
+
     def expire(self) -> list[Pending]:
         """Those that waited for too long; they wait no more."""
         before = time.monotonic_ns() - self._longest_wait_ns

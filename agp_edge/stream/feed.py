@@ -118,14 +118,15 @@ class View:
 
         Raises:
             InputError: as `conform`, for a file, and for a camera's first frame: then the command is wrong. A camera
-                that comes back with other frames is waited for: somebody may set it right.
+                that comes late or back with other frames is waited for: somebody may set it right, and the other
+                cameras go on.
         """
         name = frame.source
         try:
             pixels = frame.pixels if self.roi is None else self.roi.crop(frame.pixels, name)
             return conform(pixels, spec, name)
         except InputError as error:
-            if not (self.reader.source.live and self.judged):
+            if not (self.reader.source.live and (self.judged or self.reader.was_lost)):
                 raise
             self._unfit += 1
             if now_s - self._unfit_told_at >= FAILURE_TOLD_S:

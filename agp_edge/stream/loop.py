@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from agp_edge.scene import SceneReference
 from agp_edge.sinks import Judgement, Sink
 from agp_edge.sinks.runner import SinkRunner
 from agp_edge.sources.base import Source
-from agp_edge.sources.reader import LONGEST_CLOSE_S, READ_AHEAD, Reader
+from agp_edge.sources.reader import LONGEST_CLOSE_S, READ_AHEAD, THE_END, Reader
 from agp_edge.stream.batch import Batch, Item, judge_batch
 from agp_edge.stream.control import StreamControl
 from agp_edge.stream.engine_change import EngineChange, as_ours
@@ -124,7 +124,10 @@ class Stream:
         self._stopping = False
         self._changed = threading.Condition()
         self._live = any(feed.source.live for feed in feeds)
-        self._runners = [SinkRunner(sink, live=self._live, on_event=self._tell) for sink in sinks]
+        self._runners = [
+            SinkRunner(sink, live=self._live, on_event=self._tell, stopping=lambda: self._stopping)
+            for sink in sinks
+        ]
         self._readers: list[Reader] = []
         self._views: dict[Reader, list[View]] = {}
         spec = engine.session.frame
@@ -157,6 +160,7 @@ class Stream:
         self._before: JudgingEngine | None = None
         self._clock = ClockWatch(self._tell)
         self._health = Health(healthy_within_s)
+        self._missed_before = 0
         self._control = StreamControl(engine, self._readers, self._status, self._tell)
 
     @property
@@ -226,7 +230,10 @@ class Stream:
         judge = self._control.judge
         conformal = judge.conformal
         rate = conformal.false_reject_rate if conformal and conformal.value == judge.threshold else None
-        idle = self._readers[0].triggered and not any(reader.awaited for reader in self._readers)
+        missed = sum(reader.missed for reader in self._readers)
+        # Parts that came and got no verdict are no idleness.
+        idle = self._readers[0].triggered and missed == self._missed_before
+        idle = idle and not any(reader.awaited for reader in self._readers)
         healthy, reason = self._health.state(idle, [r.source.name for r in self._readers if not r.connected])
         since = self._health.since_verdict_s
         return {
@@ -243,7 +250,7 @@ class Stream:
             "sinks": [runner.status() for runner in self._runners],
             "waits_for_trigger": self._readers[0].triggered,
             "triggers": sum(reader.triggers for reader in self._readers),
-            "triggers_missed": sum(reader.missed for reader in self._readers),
+            "triggers_missed": missed,
         }
 
     def _all_views(self) -> list[View]:
@@ -361,6 +368,8 @@ class Stream:
                 if seen is not None:
                     items.append(item)
                     pixels.append(seen)
+                else:
+                    item.view.reader.miss_frame(item.frame.number, item.part, "its frame cannot be judged")
             self._taken -= len(taken) - len(items)  # The others get no verdict.
             if not items:
                 return True
@@ -368,9 +377,11 @@ class Stream:
         except InputError as error:
             # It ends the stream, but not before those are judged that are under way.
             self._refused = error
+            self._miss(taken, error.what)
             return False
         except Exception as error:
             if self._before is None:
+                self._miss(taken, "the engine failed")
                 raise
             self._fall_back(error, items)
             return True
@@ -392,6 +403,7 @@ class Stream:
                 judgements = self._judge(batch, scores, computed)
         except Exception as error:
             if self._before is None:
+                self._miss(batch.items, "the engine failed")
                 raise
             self._fall_back(error, batch.items)
             return
@@ -404,13 +416,16 @@ class Stream:
             except AgpEdgeError as error:
                 failure = error
         judgements = judgements or self._judge(batch, scores, computed)
-        for i, (item, judgement) in enumerate(zip(batch.items, judgements, strict=True)):
+        for item, judgement in zip(batch.items, judgements, strict=True):
             item.view.record(judgement)
-            item.view.watch(batch.pixels[i], item.frame.captured_ns)
             self._health.verdict()
+            self._missed_before = sum(reader.missed for reader in self._readers)
             self._last = f"{judgement.verdict} {judgement.score:.3g}"
             for runner in self._runners:
                 runner.offer(judgement)
+        for item, pixels in zip(batch.items, batch.pixels, strict=True):
+            # After all verdicts are on their way: of a large picture it takes milliseconds.
+            item.view.watch(pixels, item.frame.captured_ns)
         if failure is not None:
             raise failure
         self._free.append(batch.slot)
@@ -476,19 +491,27 @@ class Stream:
             all_maps=wanted,
         )
 
+    def _miss(self, items: Iterable[Item], why: str) -> None:
+        """Tell that the parts of triggered frames have no verdict."""
+        for item in items:
+            item.view.reader.miss_frame(item.frame.number, item.part, why)
+
     def _close(self) -> None:
+        for batch in self._under_way:
+            self._miss(batch.items, THE_END)
+        self._miss(self._pending, THE_END)
         self._under_way.clear()
         self._pending.clear()
         for reader in self._readers:
             reader.request_stop()
-        # One time for all: those that hang do so side by side.
-        until = time.monotonic() + LONGEST_CLOSE_S
+        for runner in self._runners:
+            runner.request_close()
+        # One time for all, sources and sinks: those that hang do so side by side.
+        now = time.monotonic()
+        until, drained = now + LONGEST_CLOSE_S, now + DRAIN_S if self._live else None
         for reader in self._readers:
             reader.close(max(0.0, until - time.monotonic()))
         self._ended = time.monotonic()
-        for runner in self._runners:
-            runner.request_close()
-        drained = time.monotonic() + DRAIN_S if self._live else None
         failure: BaseException | None = None
         for runner in self._runners:
             try:
@@ -496,7 +519,7 @@ class Stream:
             except Exception as error:
                 failure = failure or error
         if self._change is not None:
-            self._change.close(DRAIN_S)
+            self._change.close(max(0.0, until - time.monotonic()))
         if self._before is not None:
             self._before.close()
         if self._engine.session is not self._first_engine.session:

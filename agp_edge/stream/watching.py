@@ -69,9 +69,10 @@ class Health:
         """
         since = self.since_verdict_s
         waited_s = self.uptime_s if since is None else since
+        away = f": {', '.join(lost)} gives no frames" if lost else ""
         if waited_s <= self._within_s:
-            return True, "verdicts come" if since is not None else "starting"
+            # The line goes on without a camera of several; that it does is told all the same.
+            return True, ("verdicts come" if since is not None else "starting") + away
         if idle and not lost:
             return True, "no trigger came"
-        why = f"no verdict for {waited_s:.0f} s"
-        return False, why + (f": {', '.join(lost)} gives no frames" if lost else "")
+        return False, f"no verdict for {waited_s:.0f} s" + away

@@ -27,7 +27,7 @@ class Gate(Sink):
         self.open = threading.Event()
         self.open.set()
         self.entered = threading.Event()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.all: list[Judgement] = []
         self.events: list[Event] = []
         self.closed = 0
@@ -182,6 +182,7 @@ def test_a_failing_sink_of_a_camera_is_tried_with_each_entry() -> None:
 
 def test_whoever_read_along_and_went_away_ends_a_camera_s_stream_too() -> None:
     sink = Gate()
+    sink.is_filter = True
     sink.failure = BrokenPipeError()
     running = SinkRunner(sink, live=True)
     running.start()
@@ -191,6 +192,60 @@ def test_whoever_read_along_and_went_away_ends_a_camera_s_stream_too() -> None:
         running.offer(judgement(1))
     with pytest.raises(BrokenPipeError):
         running.close()
+
+
+class Panic(BaseException):
+    """As a library in Rust raises, through PyO3: no `Exception`."""
+
+
+@pytest.mark.parametrize(
+    "failure", [BrokenPipeError("the broker closed it"), Panic("index out of bounds"), SystemExit(1)]
+)
+def test_nothing_else_that_a_sink_raises_ends_a_camera_s_stream(failure: BaseException) -> None:
+    sink = Gate()
+    sink.failure = failure
+    running = SinkRunner(sink, live=True)
+    running.start()
+    running.offer(judgement(0))
+    wait_until(lambda: running.status()["lost"] == 1)
+    sink.failure = None
+    running.offer(judgement(1))
+    running.close()
+    assert [j.frame for j in sink.all] == [1]
+
+
+def test_whatever_a_sink_of_files_raises_ends_the_stream() -> None:
+    sink = Gate()
+    sink.failure = Panic("index out of bounds")
+    running = SinkRunner(sink, live=False)
+    running.start()
+    running.offer(judgement(0))
+    with pytest.raises(Panic):
+        running.close()
+    assert running.status()["lost"] == 1
+
+
+def test_a_sink_of_files_that_hangs_does_not_keep_a_stream_that_was_told_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(runner, "HUNG_S", 0.5)
+    stop = threading.Event()
+    sink = Gate()
+    sink.open.clear()
+    running = SinkRunner(sink, live=False, stopping=stop.is_set)
+    running.start()
+    running.offer(judgement(0))
+    sink.entered.wait(10)
+    for n in range(1, 4):
+        running.offer(judgement(n))
+    threading.Timer(0.3, stop.set).start()
+    running.offer(judgement(4))
+    assert stop.is_set(), "until then it was waited for"
+    running.close()
+    assert running.status()["lost"] == 4
+    sink.open.set()
+    running._thread.join(10)
 
 
 def test_a_sink_that_hangs_is_left_behind() -> None:

@@ -142,6 +142,42 @@ def test_a_lost_camera_is_named_as_the_reason(engine: JudgingEngine, part: Part)
         thread.join(20)
 
 
+def test_a_lost_camera_of_several_is_named_though_the_line_goes_on(engine: JudgingEngine, part: Part) -> None:
+    class Off(Camera):
+        def open(self) -> None:
+            raise SourceLostError(f"{self.name} does not answer", "see that it is on")
+
+    stream = Stream([Camera(part, name="cam-6"), Off(part, name="cam-7")], engine)
+    thread = threading.Thread(target=stream.run)
+    thread.start()
+    try:
+        wait_until(lambda: stream.judged > 0)
+        status = stream.control.status()
+        assert status["healthy"]
+        assert status["reason"] == "verdicts come: cam-7 gives no frames"
+    finally:
+        stream.stop()
+        thread.join(20)
+
+
+def test_triggers_that_get_no_frame_are_not_healthy(engine: JudgingEngine, part: Part) -> None:
+    """Its camera is connected and gives nothing: parts pass by, and nobody may call that idle."""
+    camera = Scripted(part, "camera")
+    stream = Stream([camera], engine, trigger_wait_s=0.05, healthy_within_s=0.2)
+    thread = threading.Thread(target=stream.run)
+    thread.start()
+    try:
+        wait_until(lambda: stream.control.status()["uptime_s"] > 0.3)
+        assert stream.control.status()["reason"] == "no trigger came"
+        stream.control.trigger("P-1")
+        wait_until(lambda: stream.control.status()["triggers_missed"] == 1)
+        assert not stream.control.status()["healthy"]
+    finally:
+        stream.stop()
+        camera.give(None)
+        thread.join(20)
+
+
 def test_a_stream_that_waits_for_triggers_is_healthy_without_verdicts() -> None:
     health = Health(0.0)
     assert health.state(True, []) == (True, "no trigger came")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agp_edge.datasets.images import write_png
 from agp_edge.errors import InputError, SourceLostError
 from agp_edge.events import Event
 from agp_edge.judging import JudgingEngine, open_judging_engine
-from agp_edge.sources import open_source
+from agp_edge.sources import Frame, open_source
 from agp_edge.sources.reader import MOST_PARTS
 from agp_edge.sources.triggering import MOST_PENDING, Pending, TriggerQueue
 from agp_edge.stream import Stream
@@ -115,6 +116,60 @@ def test_a_burst_of_triggers_waits_and_what_is_too_much_is_told(tiny_engine: Pat
     assert sorted([*judged, *missed]) == sorted(f"P-{n}" for n in range(MOST_PARTS + 8))
     (line,) = counts_of(stream)
     assert (line["dropped"], line["missed"]) == (len(missed), len(missed))
+
+
+def test_a_part_whose_frame_cannot_be_judged_is_told(engine: JudgingEngine, part: Part) -> None:
+    """The camera was restarted at another resolution: each part of it is missed, and each is told."""
+
+    class Changes(Camera):
+        def read(self) -> Frame | None:
+            frame = super().read()
+            wrong = frame is not None and stream.judged > 0
+            return replace(frame, pixels=np.zeros((40, 80, 3), np.uint8)) if frame and wrong else frame
+
+    events: list[Event] = []
+    stream = Stream([Changes(part)], engine, trigger_wait_s=5, on_event=events.append)
+    with running(stream):
+        stream.control.trigger("good")
+        wait_until(lambda: stream.judged == 1)
+        time.sleep(0.05)  # A frame of before may be on its way.
+        for number in range(3):
+            stream.control.trigger(f"P-{number}")
+        wait_until(lambda: stream.control.status()["triggers_missed"] == 3)
+    missed = [e for e in events if e.kind == "trigger-missed"]
+    assert [e.data["part"] for e in missed] == ["P-0", "P-1", "P-2"]
+    assert "cannot be judged" in missed[0].text
+
+
+def test_parts_that_wait_when_the_stream_ends_are_told(tiny_engine: Path, part: Part) -> None:
+    events: list[Event] = []
+    sink = Collect()
+    with open_judging_engine(tiny_engine) as one:
+        slow = with_slots(one, 1, pause_s=0.2)
+        stream = Stream([Camera(part)], slow, [sink], trigger_wait_s=5, on_event=events.append)
+        with running(stream):
+            for number in range(5):
+                stream.control.trigger(f"P-{number}")
+            stream.control.trigger("far off", at_ns=time.monotonic_ns() + 3_600_000_000_000)
+            wait_until(lambda: stream.judged == 1)
+        stream.control.trigger("too late")
+    judged = [j.part for j in sink.all]
+    missed = [e.data["part"] for e in events if e.kind == "trigger-missed"]
+    assert sorted([*judged, *missed]) == sorted([*(f"P-{n}" for n in range(5)), "far off", "too late"])
+    (line,) = counts_of(stream)
+    assert line["triggers"] == line["judged"] + line["missed"] == 7
+
+
+def test_parts_in_an_engine_that_fails_are_told(tiny_engine: Path, part: Part) -> None:
+    events: list[Event] = []
+    with open_judging_engine(tiny_engine) as one:
+        engine = with_slots(one, 1)
+        engine.session.slots[0].wait = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        stream = Stream([Camera(part)], engine, trigger_wait_s=5, on_event=events.append)
+        stream.control.trigger("P-1")
+        with pytest.raises(ZeroDivisionError):
+            stream.run()
+    assert [e.data["part"] for e in events if e.kind == "trigger-missed"] == ["P-1"]
 
 
 def test_files_wait_for_triggers_too(tmp_path: Path, engine: JudgingEngine, part: Part) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from agp_edge.datasets.images import write_png
-from agp_edge.errors import InputError
+from agp_edge.errors import InputError, SourceLostError
+from agp_edge.events import Event
 from agp_edge.judging import JudgingEngine, open_judging_engine
 from agp_edge.masks import Mask
 from agp_edge.roi import Roi, parse_rois
+from agp_edge.sinks import Judgement
 from agp_edge.sinks.jsonl import JsonlSink
 from agp_edge.sources import Frame, open_source
 from agp_edge.stream import Feed, Stream
@@ -170,6 +173,44 @@ def test_a_camera_that_comes_back_with_other_frames_is_waited_for(tiny_engine: P
     assert line["failed"] >= 1
     assert max(j.frame for j in sink.all) == 39
     assert told == ["frame-failed"], "once, not for each frame"
+
+
+def test_a_camera_that_comes_late_in_another_size_does_not_end_the_others(
+    tiny_engine: Path, part: Part
+) -> None:
+    """It was off when the line began, and somebody set it otherwise meanwhile."""
+
+    class Late(Camera):
+        tries = 0
+
+        def open(self) -> None:
+            self.tries += 1
+            if self.tries == 1 or not first.judged_some.is_set():
+                raise SourceLostError(f"{self.name} does not answer", "see that it is on")
+
+        def read(self) -> Frame | None:
+            frame = super().read()
+            return frame and otherwise(frame)
+
+    class First(Collect):
+        judged_some = threading.Event()
+
+        def write(self, judgement: Judgement) -> None:
+            super().write(judgement)
+            self.judged_some.set()
+
+    first = First()
+    told: list[Event] = []
+    with open_judging_engine(tiny_engine) as engine:
+        stream = Stream(
+            [Camera(part, total=300, name="a"), Late(part, total=20, name="b")], engine, [first],
+            on_event=told.append,
+        )  # fmt: skip
+        stream.run()
+    of_a, of_b = counts_of(stream)
+    assert of_a["captured"] == 300
+    assert (of_b["captured"], of_b["judged"]) == (20, 0)
+    assert [(e.kind, e.source) for e in told if e.kind == "frame-failed"] == [("frame-failed", "b")]
 
 
 def test_a_camera_of_the_wrong_size_from_the_start_is_a_wrong_command(
