@@ -63,5 +63,6 @@ class LoopThread:
                 asyncio.wait(tasks, timeout=CLOSE_S / 2) if tasks else asyncio.sleep(0)
             )
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
