@@ -180,7 +180,7 @@ class OpcUaSink(Sink):
             raise
 
     @property
-    def url(self) -> str:
+    def served_at(self) -> str:
         """What a client connects to."""
         port = self._server.bserver.port if self._server is not None else self._endpoint.port
         return f"opc.tcp://{format_address(self._endpoint.host, port)}{urlsplit(self._endpoint.url).path}"
@@ -214,7 +214,7 @@ class OpcUaSink(Sink):
 
     def describe(self) -> str:
         """Where it was served."""
-        return f"OPC UA served at {self.url}"
+        return f"OPC UA served at {self.served_at}"
 
     async def _open(self) -> None:
         asyncua = import_extra("asyncua", "opcua", self.name)

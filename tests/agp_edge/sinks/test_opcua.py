@@ -65,7 +65,7 @@ def test_a_verdict_and_the_counts_are_read(shared: OpcUaSink) -> None:
     shared.write(make_judgement(41, "NG", roi="left", score=0.75, part="P-7"))
     of = f"{SOURCE}/left"
     names = [*opcua.VERDICT_VARIABLES, *opcua.COUNT_VARIABLES]
-    read = run(read_all(shared.url, *(f"{of}.{name}" for name in names)))
+    read = run(read_all(shared.served_at, *(f"{of}.{name}" for name in names)))
     values = {name: data.Value.Value for name, data in zip(names, read, strict=True)}
     at = values.pop("Time")
     assert values == {
@@ -80,7 +80,9 @@ def test_a_verdict_and_the_counts_are_read(shared: OpcUaSink) -> None:
 
 def test_before_the_first_verdict_there_is_none(shared: OpcUaSink) -> None:
     verdict, score, event, healthy = run(
-        read_all(shared.url, f"{SOURCE}.Verdict", f"{SOURCE}.Score", "AGP-Edge.EventText", "AGP-Edge.Healthy")
+        read_all(
+            shared.served_at, f"{SOURCE}.Verdict", f"{SOURCE}.Score", "AGP-Edge.EventText", "AGP-Edge.Healthy"
+        )
     )
     for data in (verdict, score, event):
         assert (
@@ -93,7 +95,7 @@ def test_before_the_first_verdict_there_is_none(shared: OpcUaSink) -> None:
 
 def test_it_can_be_browsed(shared: OpcUaSink) -> None:
     async def browse() -> dict[str, list[str]]:
-        async with connected(shared.url) as client:
+        async with connected(shared.served_at) as client:
             index = await client.get_namespace_index(opcua.NAMESPACE)
             root = await client.nodes.objects.get_child([f"{index}:AGP-Edge"])
             found = {}
@@ -119,7 +121,7 @@ class Heard:
 def test_who_subscribes_is_told_of_every_frame(shared: OpcUaSink) -> None:
     async def listen() -> list[Any]:
         heard = Heard()
-        async with connected(shared.url) as client:
+        async with connected(shared.served_at) as client:
             index = await client.get_namespace_index(opcua.NAMESPACE)
             node = client.get_node(ua.NodeId(f"{SOURCE}/left.FrameNumber", index))
             subscription = await client.create_subscription(20, heard)
@@ -139,7 +141,7 @@ def test_an_event_is_the_last_one(shared: OpcUaSink) -> None:
     names = [f"AGP-Edge.Event{name}" for name in ("Number", "Kind", "Source", "Text")]
     shared.event(Event("frozen", "the picture stands", source="cam"))
     shared.event(Event("stopping", "told to stop"))
-    assert [data.Value.Value for data in run(read_all(shared.url, *names))] == [
+    assert [data.Value.Value for data in run(read_all(shared.served_at, *names))] == [
         2,
         "stopping",
         "",
@@ -150,7 +152,7 @@ def test_an_event_is_the_last_one(shared: OpcUaSink) -> None:
 @pytest.mark.parametrize("user", [None, "admin"])
 def test_nobody_writes_whatever_he_calls_himself(shared: OpcUaSink, user: str | None) -> None:
     async def attack() -> None:
-        async with connected(shared.url) as client:
+        async with connected(shared.served_at) as client:
             index = await client.get_namespace_index(opcua.NAMESPACE)
             for name, value in (("AGP-Edge.Healthy", False), (f"{SOURCE}.Captured", ua.UInt64(99))):
                 with pytest.raises(ua.UaStatusCodeError):
@@ -159,7 +161,7 @@ def test_nobody_writes_whatever_he_calls_himself(shared: OpcUaSink, user: str | 
                 await client.nodes.objects.add_object(index, "mine")
 
     async def enter() -> None:
-        async with connected(shared.url, lambda client: client.set_user(user)):
+        async with connected(shared.served_at, lambda client: client.set_user(user)):
             raise AssertionError("a name without a meaning was let in")
 
     if user is None:
@@ -167,7 +169,7 @@ def test_nobody_writes_whatever_he_calls_himself(shared: OpcUaSink, user: str | 
     else:
         with pytest.raises(ua.UaError):
             run(enter())
-    assert run(read_all(shared.url, "AGP-Edge.Healthy"))[0].Value.Value is True
+    assert run(read_all(shared.served_at, "AGP-Edge.Healthy"))[0].Value.Value is True
 
 
 def credentials(user: str, password: str) -> Callable[[Any], None]:
@@ -224,7 +226,7 @@ def test_with_a_password_nobody_reads_without_it_and_with_a_certificate_nobody_r
     cert, key = make_certificate(tmp_path, "agp-edge")
     own_cert, own_key = make_certificate(tmp_path, "client")
     sink = OpcUaSink(f"opc.tcp://admin:p@ss/w@:0/x?cert={cert}&key={key}")
-    assert "p@ss" not in sink.describe() + sink.url + repr(sink.__dict__.get("name"))
+    assert "p@ss" not in sink.describe() + sink.served_at + repr(sink.__dict__.get("name"))
 
     async def enter(user: str | None, password: str) -> Any:
         async def prepare(client: Any) -> None:
@@ -238,7 +240,7 @@ def test_with_a_password_nobody_reads_without_it_and_with_a_certificate_nobody_r
             if user is not None:
                 credentials(user, password)(client)
 
-        async with connected(sink.url, prepare) as client:
+        async with connected(sink.served_at, prepare) as client:
             index = await client.get_namespace_index(opcua.NAMESPACE)
             # His name gives him no rights.
             with pytest.raises(ua.UaStatusCodeError):
@@ -246,7 +248,7 @@ def test_with_a_password_nobody_reads_without_it_and_with_a_certificate_nobody_r
             return await client.nodes.server_state.read_value()
 
     async def enter_in_the_clear() -> None:
-        async with connected(sink.url, credentials("admin", "p@ss/w")):
+        async with connected(sink.served_at, credentials("admin", "p@ss/w")):
             raise AssertionError("the password went over the network as it is")
 
     try:
@@ -262,17 +264,17 @@ def test_with_a_password_nobody_reads_without_it_and_with_a_certificate_nobody_r
 
 def test_a_score_that_is_no_number_is_one_here(shared: OpcUaSink) -> None:
     shared.write(make_judgement(200, "NG", roi="left", score=math.nan))
-    assert math.isnan(run(read_all(shared.url, f"{SOURCE}/left.Score"))[0].Value.Value)
+    assert math.isnan(run(read_all(shared.served_at, f"{SOURCE}/left.Score"))[0].Value.Value)
 
 
 def test_the_port_is_free_again_though_a_client_is_connected_and_is_refused_while_it_is_not() -> None:
     sink = OpcUaSink("opc.tcp://:0/x")
-    port = int(sink.url.rpartition(":")[2].partition("/")[0])
+    port = int(sink.served_at.rpartition(":")[2].partition("/")[0])
     with pytest.raises(InputError, match=f"--opcua opc.tcp://:{port}/x cannot be listened at"):
         OpcUaSink(f"opc.tcp://:{port}/x")
 
     async def hold() -> None:
-        client = asyncua.Client(sink.url, timeout=30)
+        client = asyncua.Client(sink.served_at, timeout=30)
         await client.connect()
         try:
             began = time.monotonic()
