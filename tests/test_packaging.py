@@ -23,8 +23,8 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-LARGEST_WHEEL = 500_000
-"""Bytes: the package is Python and one small page. A wheel above this has picked up something."""
+LARGEST_WHEEL = 700_000
+"""Bytes: the package is Python and two small pages. A wheel above this has picked up something."""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,7 @@ def test_the_wheel_holds_agp_edge_alone(wheel: Path) -> None:
         or path.name == "py.typed"
         or path.name.endswith(".schema.json")
         or path.parent.name == "page"  # Of the live page.
+        or path.suffix == ".service"
     }
     assert names == sources | beside | {f"{information}/licenses/LICENSE"}
     assert {"agp_edge/py.typed", "agp_edge/schemas/bundle.schema.json"} <= names

@@ -93,10 +93,14 @@ class SinkOptions:
             rotate = _bytes_of(self.jsonl_rotate, "--jsonl-rotate")
             planned.append(lambda: JsonlSink(target, rotate, keep, self.jsonl_fsync))
         if self.rejects is not None:
-            from agp_edge.sinks.rejects import RejectsSink
+            from agp_edge.sinks.rejects import LIMIT_BYTES, RESERVE_BYTES, RejectsSink
 
             folder, limit = self.rejects, _bytes_of(self.rejects_limit, "--rejects-limit")
-            planned.append(lambda: RejectsSink(folder, limit))
+            reserve = 0
+            if _is_endless(feeds):
+                # A stream that nobody watches must not fill the disk.
+                limit, reserve = limit or LIMIT_BYTES, RESERVE_BYTES
+            planned.append(lambda: RejectsSink(folder, limit, reserve))
         planned += self._videos(feeds, size_wh, every)
         if self.mqtt is not None:
             from agp_edge.broker import parse_broker
@@ -184,6 +188,11 @@ class SinkOptions:
             return [(self.video, shown[0])]
         stem, suffix = self.video.stem, self.video.suffix
         return [(self.video.with_name(f"{stem}-{i}{suffix}"), one) for i, one in enumerate(shown, 1)]
+
+
+def _is_endless(feeds: Sequence[Feed]) -> bool:
+    """Whether the stream is one for months."""
+    return any(feed.source.live or feed.source.endless for feed in feeds)
 
 
 def _bytes_of(text: str | None, flag: str) -> int | None:

@@ -36,6 +36,7 @@ class Judgement:
         engine: first 12 hex digits of the engine's hash.
         part: the part's id, where a trigger brought one.
         roi: the region of interest that this is of, its name and [x, y, w, h] in the camera's frame; None for the whole.
+        file: the image that was judged, of a folder or a glob.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -53,6 +54,7 @@ class Judgement:
     engine: str
     part: str | None = None
     roi: tuple[str, tuple[int, int, int, int]] | None = None
+    file: str | None = None
 
     def without_pixels(self) -> Judgement:
         """The verdict alone: some hundred bytes in place of a frame."""
@@ -71,7 +73,7 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """The verdict's JSON object; a score that is no number becomes null, because JSON has none.
 
-        Regions are in the pixels of the camera's whole frame. `part` and `roi` are there where they say something.
+        Regions are in the pixels of the camera's whole frame. `file`, `part` and `roi` are there where they say something.
         """
         name, (left, top, *_) = self.roi or ("", (0, 0, 0, 0))
         said: dict[str, Any] = {
@@ -87,6 +89,8 @@ class Judgement:
             "latency_ms": {stage: round(value, 4) for stage, value in self.latency_ms.items()},
             "engine": self.engine,
         }
+        if self.file is not None:
+            said["file"] = self.file
         if self.part is not None:
             said["part"] = self.part
         if self.roi is not None:

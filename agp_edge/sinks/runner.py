@@ -37,6 +37,7 @@ class SinkRunner:
     Args:
         sink: closed by the thread at its end.
         live: whether the stream must not wait.
+        endless: whether it is one for months all the same, as of a folder that is watched: it waits, and no error ends it.
         stopping: whether the stream was told to stop; a stream of files then waits for no sink that hangs.
         on_event: told when the sink begins to lose entries, and when it no longer does; from either thread.
 
@@ -51,6 +52,7 @@ class SinkRunner:
         sink: Sink,
         *,
         live: bool,
+        endless: bool = False,
         on_event: OnEvent = nobody,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -58,6 +60,7 @@ class SinkRunner:
         self.written = self.lost = 0
         self.error: str | None = None
         self._live = live
+        self._lasting = live or endless
         self._told_to_stop = stopping
         self.moves = 0
         self._on_event = on_event
@@ -209,7 +212,7 @@ class SinkRunner:
         """What is to be written next; None when all is and no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
-            if not self._waiting or (self._failure is not None and not self._live):
+            if not self._waiting or (self._failure is not None and not self._lasting):
                 return None
             entry, size = self._waiting.popleft()
             self.moves += 1
@@ -244,10 +247,10 @@ class SinkRunner:
             self.lost += lost
             known, self.error = self.error is not None, what
             # Whoever read along went away: that ends a stream of cameras too, as it ends every filter.
-            if not self._live or (self.sink.is_filter and isinstance(error, BrokenPipeError)):
+            if not self._lasting or (self.sink.is_filter and isinstance(error, BrokenPipeError)):
                 self._failure = self._failure or error
             self._changed.notify_all()
-        if self._live and not known:
+        if self._lasting and not known:
             text = f"{self.sink.name} cannot write: {what}; the stream goes on without it, and tries it again"
             self._on_event(Event("sink-failed", text, level="error", data={"lost": self.lost}))
 

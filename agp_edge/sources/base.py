@@ -24,6 +24,7 @@ class Frame:
         clock: `sensor` where the camera stamps its frames, else `arrival`.
         source: the source's name, without any password.
         lost: frames since the one before that were read and dropped by the source, because nobody asked in time.
+        file: the image that it is, of a folder or a glob.
     """
 
     pixels: NDArray[np.uint8]
@@ -33,6 +34,7 @@ class Frame:
     clock: Clock
     source: str
     lost: int = 0
+    file: str | None = None
 
 
 class Source(Protocol):

@@ -101,7 +101,8 @@ class ImagesSource(Source):
 
     def _read(self, path: Path, number: int) -> Frame:
         captured_ns, wall_s = time.monotonic_ns(), time.time()
-        return Frame(read_image(path), number, captured_ns, wall_s, "arrival", self.name)
+        pixels = read_image(path)
+        return Frame(pixels, number, captured_ns, wall_s, "arrival", self.name, file=str(path))
 
     def _read_watched(self, watch: FolderWatch) -> Frame:
         while not self._interrupted.is_set():

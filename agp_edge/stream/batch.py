@@ -114,6 +114,7 @@ def judge_batch(
                 engine=engine.id,
                 part=item.part,
                 roi=None if roi is None else (roi.name, roi.box),
+                file=frame.file,
             )
         )
     return judgements

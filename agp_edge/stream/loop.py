@@ -124,8 +124,15 @@ class Stream:
         self._stopping = False
         self._changed = threading.Condition()
         self._live = any(feed.source.live for feed in feeds)
+        endless = self._live or any(feed.source.endless for feed in feeds)
         self._runners = [
-            SinkRunner(sink, live=self._live, on_event=self._tell, stopping=lambda: self._stopping)
+            SinkRunner(
+                sink,
+                live=self._live,
+                endless=endless,
+                on_event=self._tell,
+                stopping=lambda: self._stopping,
+            )
             for sink in sinks
         ]
         self._readers: list[Reader] = []

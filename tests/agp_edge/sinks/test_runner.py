@@ -162,6 +162,25 @@ def test_a_sink_of_files_that_fails_ends_the_stream() -> None:
     assert sink.closed == 1
 
 
+def test_a_folder_that_is_watched_waits_for_its_sinks_and_outlives_their_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "MOST_ENTRIES", 3)
+    events: list[Event] = []
+    sink = Gate()
+    sink.failure = DiskFullError("no space left", "free some")
+    running = SinkRunner(sink, live=False, endless=True, on_event=events.append)
+    running.start()
+    running.offer(judgement(0))
+    wait_until(lambda: running.status()["error"])
+    sink.failure = None
+    for n in range(1, 30):
+        running.offer(judgement(n))
+    running.close()
+    assert [j.frame for j in sink.all] == list(range(1, 30)), "none but the one that failed is lost"
+    assert [e.kind for e in events] == ["sink-failed", "sink-back"]
+
+
 def test_a_failing_sink_of_a_camera_is_tried_with_each_entry() -> None:
     events: list[Event] = []
     sink = Gate()
