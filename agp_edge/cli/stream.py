@@ -362,7 +362,7 @@ def stream(
             return
         sinks = make_sinks(opened, planned)
         for sink in sinks:
-            if isinstance(url := getattr(sink, "url", None), str):
+            if (url := getattr(sink, "url", None)) and sink.name == "--web":
                 note(f"the live page is {url}")
         running = Stream(
             feeds,
