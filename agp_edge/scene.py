@@ -33,7 +33,7 @@ AGREE = 0.9
 """Something is so once nine looks in ten say it over 5 s and 8 looks, and is over once nine in ten no longer do."""
 FROZEN_S = 30.0
 """Still for so long is frozen. A network camera may send frames without any change until its next key picture: x264, on a still scene
-under noise, gave frames alike to the bit for up to 9.1 s with one key picture in 10 s (benchmarks/scene_watch.py)."""
+under noise, gave frames alike to the bit for up to 8 of the 10 s between two of them (benchmarks/scene_watch.py)."""
 
 
 class Limit(NamedTuple):

@@ -75,7 +75,9 @@ def test_an_unknown_kind_and_a_broken_file_are_refused(
     assert main([str(document)]) == 2
 
 
-@pytest.mark.parametrize("page", ["ablations.md", "calibration.md", "engines.md", "int8.md", "live.md"])
+@pytest.mark.parametrize(
+    "page", ["ablations.md", "calibration.md", "engines.md", "int8.md", "live.md", "scene.md"]
+)
 def test_a_page_shows_its_results(page: str) -> None:
     assert NOT_RUN not in (ROOT / "docs" / page).read_text()
     assert main([str(ROOT / "docs" / page), "--check"]) == 0
