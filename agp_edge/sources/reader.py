@@ -5,13 +5,19 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from agp_edge.errors import AgpEdgeError, InputError, MissingExtraError, SourceLostError
 from agp_edge.events import Event, OnEvent, nobody
 from agp_edge.sources.base import Frame, Source
 from agp_edge.sources.triggering import Pending, TriggerQueue
+
+_T = TypeVar("_T")
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
@@ -239,7 +245,7 @@ class Reader:
             if not self._await_trigger():
                 return
             try:
-                frame = self.source.read()
+                frame = self._guarded(self.source.read)
             except SourceLostError as error:
                 if self._stop.is_set():
                     return
@@ -264,6 +270,27 @@ class Reader:
                 self._count_lost(frame)
             if frame.number % self._every == 0:
                 self._offer(frame)
+
+    def _guarded(self, call: Callable[[], _T]) -> _T:
+        """Call a source. What a library raises of itself loses a camera, as it does in a process of its own: opened anew it
+        may give frames again, and other cameras go on.
+
+        Raises:
+            SourceLostError: of a source that comes back, for whatever was no error of ours. What the library said is not
+                repeated: it may hold a password.
+        """
+        try:
+            return call()
+        except AgpEdgeError:
+            raise
+        except Exception as error:
+            if not self._comes_back:
+                raise
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise SourceLostError(
+                f"{self.source.name} broke off: {type(error).__name__} in {Path(where.filename).name}, line {where.lineno}",
+                "it is opened anew; if it comes again, report this line",
+            ) from error
 
     def _await_trigger(self) -> bool:
         """Before a file's next frame: wait for a trigger, if frames are taken on triggers; False if told to stop."""
@@ -291,7 +318,7 @@ class Reader:
             return False
         while not self._stop.is_set():
             try:
-                self.source.open()
+                self._guarded(self.source.open)
                 self._set_connected(True)
                 return True
             except AgpEdgeError as error:

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from agp_edge.errors import SourceLostError
-from agp_edge.judging import JudgingEngine
+from agp_edge.events import Event
+from agp_edge.judging import JudgingEngine, open_judging_engine
 from agp_edge.sources import reader as reading
 from agp_edge.sources.base import Frame
 from agp_edge.stream import Stream
@@ -115,3 +116,23 @@ def test_frames_that_a_source_lost_are_captured_and_dropped(
     assert numbers == [number for number in (0, 1, 6, 11) if number % every == 0]
     assert (reader.captured, reader.dropped) == (captured, dropped)
     assert reader.captured == len(numbers) + reader.dropped
+
+
+def test_a_camera_whose_library_raises_what_it_likes_is_lost_and_comes_back(
+    tiny_engine: Path, part: Part
+) -> None:
+    class Odd(Camera):
+        def read(self) -> Frame | None:
+            if self._number == 10 and not told:
+                raise RuntimeError("cannot read rtsp://viewer:s3cret@camera")
+            return super().read()
+
+    told: list[Event] = []
+    with open_judging_engine(tiny_engine) as engine:
+        stream = Stream([Odd(part, total=20)], engine, on_event=told.append)
+        stream.run()
+    (line,) = counts_of(stream)
+    assert (line["captured"], line["reconnects"]) == (20, 1)
+    assert [e.kind for e in told] == ["source-lost", "source-back"]
+    assert "RuntimeError in test_reader.py" in told[0].text
+    assert "s3cret" not in told[0].text
