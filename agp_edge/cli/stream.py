@@ -340,6 +340,7 @@ def stream(
     into.check()
     with (
         Supervisor() as supervisor,
+        _HangUps(supervisor) as hang_ups,
         _open_sources(configured) as sources,
         open_engine(engine) as judging,
         contextlib.ExitStack() as opened,
@@ -383,12 +384,12 @@ def stream(
             told_at_end(sinks),
             summary_at_end(running.summary, stream_report, json_file, to_stdout, lambda: running.judged > 0),
             stopping(running.stop, ends_well=(signal.SIGTERM,)),
-            _reloading(running, supervisor),
             teller,
             _triggered(triggering, running, teller.event),
             _progress(supervisor, teller, log_format) as progress,
         ):
             supervisor.ready()
+            hang_ups.go_to(running)
             # From here on the sinks are the stream's to close, in their threads: one that hangs would do so here too.
             opened.pop_all()
             running.run(progress)
@@ -483,19 +484,43 @@ def _supervised(supervisor: Supervisor, tell: Callable[[Event], None]) -> Callab
     return on_event
 
 
-@contextlib.contextmanager
-def _reloading(running: Stream, supervisor: Supervisor) -> Iterator[None]:
-    """SIGHUP has the engine opened anew: where its path is a link, by now perhaps to another one."""
+class _HangUps:
+    """SIGHUP has the engine opened anew: where its path is a link, by now perhaps to another one.
 
-    def on_hang_up(number: int, frame: object) -> None:
-        supervisor.reloading()
+    One that comes while the stream is still being made, which takes a while with some engines, ends nothing: the engine is
+    opened again as soon as there is a stream.
+
+    Args:
+        supervisor: told that a reload begins.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._running: Stream | None = None
+        self._early = False
+
+    def __enter__(self) -> _HangUps:
+        self._before = signal.signal(signal.SIGHUP, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGHUP, self._before)
+
+    def go_to(self, running: Stream) -> None:
+        """Have the engine of this stream opened anew, from now on."""
+        self._running = running
+        if self._early:
+            self._reload(running)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._running is None:
+            self._early = True
+        else:
+            self._reload(self._running)
+
+    def _reload(self, running: Stream) -> None:
+        self._supervisor.reloading()
         running.control.change_engine()
-
-    before = signal.signal(signal.SIGHUP, on_hang_up)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,8 @@ class Supervisor:
             self._send("WATCHDOG=1")
         if now - self._told >= STATUS_INTERVAL_S:
             self._told = now
-            self._send(f"STATUS={status}")
+            # A name of a file may hold whatever it likes; a new line would begin another message.
+            self._send(f"STATUS={' '.join(status.split())}")
 
     def reloading(self) -> None:
         """A reload was asked for and has begun; `ready` says that it is over (Type=notify-reload)."""
@@ -90,4 +91,4 @@ class Supervisor:
         if self._socket is not None:
             # A supervisor that does not listen is no reason to stop the line.
             with contextlib.suppress(OSError):
-                self._socket.sendto(text.encode(), self._address)
+                self._socket.sendto(text.encode("utf-8", "replace"), self._address)

@@ -181,6 +181,30 @@ def test_sighup_opens_the_engine_anew(tmp_path: Path, tiny_engine: Path, camera:
     assert [line["frame"] for line in frames] == sorted(line["frame"] for line in frames)
 
 
+def test_sighup_before_there_is_a_stream_waits_for_it(
+    tmp_path: Path, tiny_engine: Path, camera: mjpeg.MjpegServer
+) -> None:
+    """A large engine takes long to open, and a reload may come then: by default the signal would end the process."""
+    link = link_to(tmp_path / "line.engine", tiny_engine)
+    secret = tmp_path / "secret"
+    os.mkfifo(secret)
+    lines = tmp_path / "v.jsonl"
+    with Process(
+        tmp_path, "--source", url_of(camera), "--engine", link, "--jsonl", lines, "--log-format", "json",
+        "--mqtt", f"mqtt://line:${{file:{secret}}}@127.0.0.1:1/line", env={"CAMERA_PASSWORD": PASSWORD},
+    ) as process:  # fmt: skip
+        with secret.open(
+            "w"
+        ) as file:  # As soon as it asks for the password, the engine is open and no stream runs.
+            link_to(link, another(tiny_engine, "good"))
+            process.popen.send_signal(signal.SIGHUP)
+            time.sleep(0.1)
+            file.write(BROKER)
+        process.wait_for(lambda: any(e["event"] == "engine-changed" for e in process.events()))
+        code, _, _ = process.end(signal.SIGTERM)
+    assert code == 0, process.err
+
+
 @pytest.mark.parametrize(("reader", "log_format"), [("hangs", "json"), ("is gone", "text")])
 def test_a_log_that_nobody_reads_does_not_stop_the_line(
     tmp_path: Path, tiny_engine: Path, camera: mjpeg.MjpegServer, reader: str, log_format: str

@@ -48,6 +48,12 @@ def test_the_life_of_a_service(told: socket.socket) -> None:
     assert abs(int(second.removeprefix("MONOTONIC_USEC=")) - time.monotonic_ns() // 1000) < 60_000_000
 
 
+def test_whatever_a_source_is_called_its_status_is_one_line(told: socket.socket) -> None:
+    with Supervisor({"NOTIFY_SOCKET": told.getsockname()}) as supervisor:
+        supervisor.alive("no verdict for 40 s: drop\nSTOPPING=1 \udcff gives no frames")
+    assert messages(told) == ["STATUS=no verdict for 40 s: drop STOPPING=1 ? gives no frames"]
+
+
 def test_the_watchdog_is_fed_at_half_its_time(told: socket.socket) -> None:
     environment = {
         "NOTIFY_SOCKET": told.getsockname(),
