@@ -39,7 +39,7 @@ from agp_edge.cli.running import (
     told_at_end,
     uris_of,
 )
-from agp_edge.cli.stream_config import SourceConfig, as_defaults, sources_of
+from agp_edge.cli.stream_config import SourceConfig, as_defaults, given_sources, sources_of
 from agp_edge.cli.stream_sinks import SinkOptions, make_sinks
 from agp_edge.cli.telling import Teller
 from agp_edge.errors import InputError, MissingExtraError
@@ -332,7 +332,7 @@ def stream(
         size=size, fps=fps, pixel_format=pixel_format, control=control, transport=transport, decode=decode,
         timeout=timeout, realtime=realtime, follow=follow,
     )  # fmt: skip
-    configured = sources_of(context, uris_of(camera, source), told, roi, mask)
+    configured = sources_of(context, uris_of(*given_sources(context, camera, source)), told, roi, mask)
     into = SinkOptions(
         jsonl, jsonl_rotate, jsonl_keep, jsonl_fsync, rejects, rejects_limit, video, video_segment, video_limit,
         mqtt, prometheus, opcua, modbus, web, web_token, web_name, on_ng, show,

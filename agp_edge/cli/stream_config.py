@@ -122,6 +122,16 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a date or time")
 
 
+def given_sources(
+    context: typer.Context, camera: str | None, sources: list[str]
+) -> tuple[str | None, list[str]]:
+    """`--camera` and `--source`: where the command line has either, the file's count no more, whichever of the two they are."""
+    given = [getattr(context.get_parameter_source(name), "name", "") for name in ("camera", "source")]
+    if "COMMANDLINE" not in given:
+        return camera, sources
+    return (camera if given[0] == "COMMANDLINE" else None), (sources if given[1] == "COMMANDLINE" else [])
+
+
 def sources_of(
     context: typer.Context,
     uris: list[str],

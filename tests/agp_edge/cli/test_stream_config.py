@@ -75,6 +75,32 @@ def test_what_is_given_goes_before_what_is_written(
     assert told["threshold"] == 0.1
 
 
+@pytest.mark.parametrize(
+    ("written", "given", "names"),
+    [
+        ("[[source]]\nuri = 'rtsp://127.0.0.1:1/x'\n", ["--camera", "3"], ["/dev/video3"]),
+        ("camera = 3\n", ["--source", "rtsp://127.0.0.1:1/x"], ["rtsp://127.0.0.1:1/x"]),
+        ("camera = 3\nsource = 'rtsp://127.0.0.1:1/x'\n", [], ["/dev/video3", "rtsp://127.0.0.1:1/x"]),
+    ],
+)
+def test_a_camera_that_is_given_goes_before_the_sources_of_the_file(
+    tmp_path: Path, command: Command, tiny_engine: Path, written: str, given: list[str], names: list[str]
+) -> None:
+    code, out, err = command(
+        "stream",
+        "--config",
+        write(tmp_path, written),
+        "--engine",
+        tiny_engine,
+        *given,
+        "--check",
+        "--json",
+        "-",
+    )
+    assert code == 0, err
+    assert [source["source"] for source in json.loads(out)["sources"]] == names
+
+
 def test_check_opens_no_camera_and_writes_nothing(
     tmp_path: Path, command: Command, tiny_engine: Path
 ) -> None:
