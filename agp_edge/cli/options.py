@@ -47,17 +47,27 @@ FLIPS = typer.Option(
     callback=outside_bundles,
 )
 
+_CAMERAS = "What a source is told"
+_GPU = "On a GPU"
+
 MEMORY = typer.Option(
     "auto",
     "--memory",
     metavar="KIND",
     help="How a frame comes to a GPU: pinned (copied), mapped (read where it lies), or auto.",
+    rich_help_panel=_GPU,
 )
 NO_CUDA_GRAPHS = typer.Option(
-    False, "--no-cuda-graphs", help="Queue every kernel on a GPU anew, not a frame's run by one call."
+    False,
+    "--no-cuda-graphs",
+    help="Queue every kernel on a GPU anew, not a frame's run by one call.",
+    rich_help_panel=_GPU,
 )
 SPIN_WAIT = typer.Option(
-    False, "--spin-wait", help="Wait for a GPU without sleeping: some microseconds less, and a core is busy."
+    False,
+    "--spin-wait",
+    help="Wait for a GPU without sleeping: some microseconds less, and a core is busy.",
+    rich_help_panel=_GPU,
 )
 
 
@@ -75,32 +85,66 @@ def run_options(memory: str, no_cuda_graphs: bool, spin_wait: bool) -> RunOption
 
 
 SIZE = typer.Option(
-    None, "--size", metavar="WxH", help="Frame size that the camera is asked for, as in 1280x720."
+    None,
+    "--size",
+    metavar="WxH",
+    help="Frame size that the camera is asked for, as in 1280x720.",
+    rich_help_panel=_CAMERAS,
 )
-FPS = typer.Option(None, "--fps", metavar="N", help="Frames a second that the camera is asked for.")
+FPS = typer.Option(
+    None,
+    "--fps",
+    metavar="N",
+    help="Frames a second that the camera is asked for.",
+    rich_help_panel=_CAMERAS,
+)
 PIXEL_FORMAT = typer.Option(
-    None, "--pixel-format", metavar="NAME", help="As the camera calls it: MJPG, YUYV, Mono12."
+    None,
+    "--pixel-format",
+    metavar="NAME",
+    help="As the camera calls it: MJPG, YUYV, Mono12.",
+    rich_help_panel=_CAMERAS,
 )
 CONTROL = typer.Option(
     [],
     "--control",
     metavar="NAME=VALUE",
     help="A control by the camera's own name, as in exposure_time_absolute=200; repeatable.",
+    rich_help_panel=_CAMERAS,
 )
-TRANSPORT = typer.Option("tcp", "--transport", metavar="tcp|udp", help="How RTSP comes.")
+TRANSPORT = typer.Option(
+    "tcp",
+    "--transport",
+    metavar="tcp|udp",
+    help="How RTSP comes.",
+    rich_help_panel=_CAMERAS,
+)
 DECODE = typer.Option(
     "auto",
     "--decode",
-    metavar="auto|hardware|software",
-    help="Where a network camera's pictures are decoded.",
+    metavar="WHERE",
+    help="Where RTSP is decoded: auto, hardware, software.",
+    rich_help_panel=_CAMERAS,
 )
 TIMEOUT = typer.Option(
-    5.0, "--timeout", metavar="SECONDS", help="A camera that gives no frame for longer is lost; default 5."
+    5.0,
+    "--timeout",
+    metavar="SECONDS",
+    help="A camera that gives no frame for longer is lost; default 5.",
+    rich_help_panel=_CAMERAS,
 )
 REALTIME = typer.Option(
-    False, "--realtime", help="A video file plays as it was recorded, and the newest frame wins."
+    False,
+    "--realtime",
+    help="A video file plays as it was recorded, and the newest frame wins.",
+    rich_help_panel=_CAMERAS,
 )
-FOLLOW = typer.Option(False, "--follow", help="Watch a folder for new images, for ever.")
+FOLLOW = typer.Option(
+    False,
+    "--follow",
+    help="Watch a folder for new images, for ever.",
+    rich_help_panel=_CAMERAS,
+)
 
 
 def source_options(

@@ -285,7 +285,7 @@ def stream(
         None,
         "--config",
         metavar="TOML",
-        help="A file with these flags by name, and [[source]] tables; what is given here goes before.",
+        help="A file with these flags by name, see docs/stream.md; what is given here goes before.",
         callback=as_defaults,
         is_eager=True,
         rich_help_panel=_RUNNING,
