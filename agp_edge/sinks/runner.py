@@ -27,6 +27,10 @@ HUNG_S = 5.0
 """A sink of files that was told to stop is waited for as long as it moves; one that does not for so long hangs."""
 
 
+TOLD_S = 10.0
+"""A sink that fails and writes by turns is told this often at most: a log of each turn would fill a disk in days."""
+
+
 class SinkRunner:
     """Gives verdicts and events to a sink, in order, from a thread that is the sink's own.
 
@@ -68,7 +72,8 @@ class SinkRunner:
         self._waiting: deque[tuple[Judgement | Event, int]] = deque()
         self._bytes = self._events = 0
         self._closing = self._ended = self._left_behind = False
-        self._behind = self._troubled = False
+        self._behind = self._troubled = self._told_failing = False
+        self._failing_told_at = self._trouble_told_at = float("-inf")
         self._failure: BaseException | None = None
         # A daemon: a sink may hang in a library for ever, and the process has to end all the same.
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -236,8 +241,9 @@ class SinkRunner:
         if is_verdict:
             with self._changed:
                 self.written += 1
-                was_failing, self.error = self.error is not None, None
-            if was_failing:
+                self.error = None
+            if self._told_failing:
+                self._told_failing = False
                 self._tell_back()
         self._tell_trouble()
 
@@ -245,12 +251,14 @@ class SinkRunner:
         what = error.what if isinstance(error, AgpEdgeError) else f"{type(error).__name__}: {error}"
         with self._changed:
             self.lost += lost
-            known, self.error = self.error is not None, what
+            self.error = what
             # Whoever read along went away: that ends a stream of cameras too, as it ends every filter.
             if not self._lasting or (self.sink.is_filter and isinstance(error, BrokenPipeError)):
                 self._failure = self._failure or error
             self._changed.notify_all()
-        if self._lasting and not known:
+        now = time.monotonic()
+        if self._lasting and not self._told_failing and now - self._failing_told_at >= TOLD_S:
+            self._told_failing, self._failing_told_at = True, now
             text = f"{self.sink.name} cannot write: {what}; the stream goes on without it, and tries it again"
             self._on_event(Event("sink-failed", text, level="error", data={"lost": self.lost}))
 
@@ -259,6 +267,11 @@ class SinkRunner:
         trouble = self.sink.trouble
         if (trouble is not None) == self._troubled:
             return
+        if trouble is not None:
+            now = time.monotonic()
+            if now - self._trouble_told_at < TOLD_S:
+                return  # One that lasts is told with a later entry.
+            self._trouble_told_at = now
         self._troubled = trouble is not None
         data = {"lost": self.lost + self.sink.lost}
         if trouble is None:

@@ -199,6 +199,28 @@ def test_a_failing_sink_of_a_camera_is_tried_with_each_entry() -> None:
     assert running.status()["error"] is None
 
 
+def test_a_sink_that_fails_by_turns_is_not_told_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a failure that lasts kept silent, because another was told a moment ago."""
+    events: list[Event] = []
+    sink = Gate()
+    running = SinkRunner(sink, live=True, on_event=events.append)
+    running.start()
+
+    def give(number: int, failure: BaseException | None) -> None:
+        sink.failure = failure
+        running.offer(judgement(number))
+        wait_until(lambda: running.written + running.lost == number + 1)
+
+    for n in range(40):
+        give(n, OSError("busy") if n % 2 else None)
+    give(40, None)
+    assert [e.kind for e in events] == ["sink-failed", "sink-back"]
+    monkeypatch.setattr(runner, "TOLD_S", 0.0)
+    give(41, OSError("for good"))
+    running.close()
+    assert [e.kind for e in events] == ["sink-failed", "sink-back", "sink-failed"]
+
+
 def test_whoever_read_along_and_went_away_ends_a_camera_s_stream_too() -> None:
     sink = Gate()
     sink.is_filter = True
