@@ -298,6 +298,8 @@ def test_engines_that_come_one_after_another_without_a_frame_are_let_go(
         end = time.monotonic() + 30
         try:
             source.give(0)
+            while not stream.judged and time.monotonic() < end:
+                time.sleep(0.01)
             for path in engines:
                 stream.control.change_engine(path)
                 while stream.control.status()["engine"] != sha256_file(path)[:12] and time.monotonic() < end:
