@@ -8,6 +8,7 @@ What good frames are like is measured by `build-engine` on the bundle's held-out
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 INTERVAL_NS = 200_000_000
 """A picture is looked at five times a second at most."""
+SHARE = 50
+"""And so seldom that looking takes a fiftieth of the time of the loop that judges."""
 HOLD_S = 5.0
 FEWEST_LOOKS = 8
 AGREE = 0.9
@@ -190,6 +193,7 @@ class SceneWatch:
         self._on_event = on_event
         self._source = source
         self._looked_ns: int | None = None
+        self._interval_ns = INTERVAL_NS
         self._states = {kind: _Agreement() for kind in ("frozen", "covered", "blurred", "exposure")}
         self._sample = b""
         self._still: NDArray[np.uint8] | None = None
@@ -211,12 +215,15 @@ class SceneWatch:
         Raises:
             MissingExtraError: OpenCV is not installed.
         """
-        if self._looked_ns is not None and 0 <= captured_ns - self._looked_ns < INTERVAL_NS:
+        if self._looked_ns is not None and 0 <= captured_ns - self._looked_ns < self._interval_ns:
             return
         self._looked_ns = captured_ns
+        begin = time.thread_time_ns()
         if self.reference is not None:
             self._compare(measure_picture(pixels), self.reference, captured_ns)
         self._look_for_freeze(self._is_still(pixels, captured_ns), captured_ns)
+        # A look at 20 megapixels takes as long as the network: then there are fewer.
+        self._interval_ns = max(INTERVAL_NS, SHARE * (time.thread_time_ns() - begin))
 
     def _is_still(self, pixels: NDArray[np.uint8], now_ns: int) -> bool:
         """Whether a frame is that of the last look, to the bit: first by a sample, and only where that is alike by all of it."""

@@ -148,7 +148,8 @@ def over_rounds(
                 begin = time.monotonic()
             line.until_told("source-back", begin)
             row.verdict_s.append(line.until_verdict(begin))
-            time.sleep(0.5)
+            # Until the pauses between tries begin anew: one that comes and goes is asked less and less often.
+            time.sleep(5)
     return line.finish(row)
 
 

@@ -124,6 +124,7 @@ class Reader:
         self._troubles: set[str] = set()
         self._tries = 0
         self._gave_frames = False
+        self._good_since = 0.0
         self._missed_number = -1
         self._told_at = self._failure_told_at = float("-inf")
         # A daemon, because a camera's driver may never come back from a read; `close` waits for it all the same.
@@ -363,12 +364,17 @@ class Reader:
         self._on_event(Event("source-lost", text, self.source.name, "error", data={"tries": self._tries}))
 
     def _found_again(self) -> None:
-        # Only a frame proves that a source is back: a server may accept and then send nothing.
-        self._delay_s = FIRST_DELAY_S
+        # Only a frame proves that a source is back: a server may accept and then send nothing. And one frame is no recovery:
+        # a camera that gives some and goes, over and over, is asked less and less often.
+        now = time.monotonic()
+        if self._lost_at is not None or not self._gave_frames:
+            self._good_since = now
+        if now - self._good_since >= self._delay_s:
+            self._delay_s = FIRST_DELAY_S
         self._troubles.clear()
         self._tries = 0
         if self._lost_at is not None:
-            gap, self._lost_at = time.monotonic() - self._lost_at, None
+            gap, self._lost_at = now - self._lost_at, None
             text = f"{self.source.name} gives frames after {gap:.1f} s"
             if self._gave_frames:
                 text = f"{self.source.name} is back after {gap:.1f} s"

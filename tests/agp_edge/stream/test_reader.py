@@ -136,3 +136,28 @@ def test_a_camera_whose_library_raises_what_it_likes_is_lost_and_comes_back(
     assert [e.kind for e in told] == ["source-lost", "source-back"]
     assert "RuntimeError in test_reader.py" in told[0].text
     assert "s3cret" not in told[0].text
+
+
+def test_a_camera_that_comes_and_goes_is_asked_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch, part: Part
+) -> None:
+    """One frame between two losses is no recovery; frames for as long as the last pause are."""
+    now = [1000.0]
+    waited: list[float] = []
+    monkeypatch.setattr(reading, "FIRST_DELAY_S", 0.5)
+    monkeypatch.setattr("agp_edge.sources.reader.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("agp_edge.sources.reader.random.uniform", lambda low, high: high)
+    flaps = Camera(part, total=200, losses=[1, 2, 3, 4, 150])
+    read = flaps.read
+
+    def later() -> Frame | None:
+        now[0] += 0.1
+        return read()
+
+    monkeypatch.setattr(flaps, "read", later)
+    reader = reading.Reader(flaps, threading.Condition())
+    monkeypatch.setattr(reader._stop, "wait", lambda timeout=None: waited.append(timeout or 0))
+    reader.start()
+    reader._thread.join(10)
+    assert reader.ended
+    assert waited == [0.5, 1.0, 2.0, 4.0, 0.5]

