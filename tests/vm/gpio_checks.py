@@ -13,11 +13,10 @@ from agp_edge.errors import InputError
 from agp_edge.events import Event
 from agp_edge.triggers.gpio import GpioTrigger
 from tests.vm.gpio_chip import GpioChip
-from tests.vm.line import wait_for
-from tests.vm.vivid_checks import refused
+from tests.vm.line import Line, wait_for
+from tests.vm.vivid_checks import FLAGS, load_vivid, refused, set_control
 
 DEVICE = Path("/dev/gpiochip0")
-NAMED = Path("/dev/light-barrier")
 
 
 def chips() -> list[Path]:
@@ -94,10 +93,8 @@ def in_use_and_gone() -> dict[str, Any]:
     facts: dict[str, Any] = {}
     with plugged() as chip:
         first, second = Fired(), Fired()
-        # As a rule of udev makes it. With Linux 6.1 a chip that was in use comes back under another number.
-        NAMED.unlink(missing_ok=True)
-        NAMED.symlink_to(DEVICE.name)
-        holder = GpioTrigger(f"gpio://{NAMED.name}/2")
+        # By its label: with Linux 6.1 a chip that was in use comes back under another number.
+        holder = GpioTrigger("gpio://cp2112_gpio/2")
         holder.start(first.fire, first.on_event)
         facts["in use"] = refused(
             lambda: GpioTrigger("gpio://0/2").start(second.fire), InputError, "gpio://0/2"
@@ -112,8 +109,6 @@ def in_use_and_gone() -> dict[str, Any]:
         chip.plug()
         wait_for("the chip", chips)
         facts["came back as"] = chips()[0].name
-        NAMED.unlink()
-        NAMED.symlink_to(chips()[0].name)
         wait_for("the return", lambda: "trigger-back" in first.events)
         pulse(chip, 2)
         assert len(first.times) == 2, first.times
@@ -122,4 +117,48 @@ def in_use_and_gone() -> dict[str, Any]:
     return facts
 
 
-CHECKS = {"trigger": trigger, "in use, and gone": in_use_and_gone}
+def line_of_parts() -> dict[str, Any]:
+    """A part comes (an edge), the camera's frame is judged, and an NG part is pushed out (a pulse)."""
+    load_vivid()
+    dark, bright = 5, 6
+    flags = (*FLAGS, "--trigger", "gpio://gpiochip0/5", "--on-ng", "gpio://gpiochip0/1?pulse_ms=2000")
+    with (
+        plugged() as chip,
+        Line(
+            "--camera",
+            "0",
+            flags=(*flags, "--control", f"test_pattern={dark}", "--control", "osd_text_mode=2"),
+        ) as line,
+    ):
+        wait_for("the stream", lambda: chip.directions & 2)
+        verdicts, pulses = [], []
+        for pattern in (dark, bright, dark, bright):
+            set_control("test_pattern", pattern)
+            time.sleep(1)
+            chip.levels |= 1 << 5
+            line.wait_for_more(1)
+            pulses.append(pulsed(chip))
+            chip.levels &= ~(1 << 5)
+            time.sleep(1)
+            verdicts.append(line.verdicts()[-1]["verdict"])
+        summary = line.stop()
+        assert not chip.outputs & 2, "the line is left active"
+    assert verdicts == ["OK", "NG", "OK", "NG"], (verdicts, line.log)
+    assert pulses == [False, True, False, True], pulses
+    source = summary["sources"][0]
+    assert source["judged"] == 4, source
+    return {"verdicts": verdicts, "pulsed": pulses}
+
+
+def pulsed(chip: GpioChip) -> bool:
+    """Whether the line of NG became active within two seconds, and inactive again."""
+    begin = time.monotonic()
+    while not chip.outputs & 2:
+        if time.monotonic() - begin > 2:
+            return False
+        time.sleep(0.01)
+    wait_for("the end of the pulse", lambda: not chip.outputs & 2)
+    return True
+
+
+CHECKS = {"trigger": trigger, "line of parts": line_of_parts, "in use, and gone": in_use_and_gone}

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-LONGEST_WAIT_S = 90.0
+LONGEST_WAIT_S = 180.0
+"""Without KVM, on a machine that has other work, a start of Python takes half a minute."""
 
 
 def wait_for(what: str, is_so: Callable[[], object], timeout_s: float = LONGEST_WAIT_S) -> float:
@@ -79,7 +80,10 @@ class Line:
     def wait_for_more(self, number: int = 1) -> float:
         """Wait for so many further verdicts; the seconds that it took."""
         goal = self.count() + number
-        return wait_for(f"{number} verdicts", lambda: self.count() >= goal)
+        try:
+            return wait_for(f"{number} verdicts", lambda: self.count() >= goal)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the stream says: {self.log[-2000:]}") from None
 
     def footprint(self) -> dict[str, int]:
         """Memory (KiB), open files and threads of the process."""

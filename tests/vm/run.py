@@ -201,7 +201,7 @@ def main() -> int:
         "vm_only": ",".join(args.only),
     }
     accelerators = {"kvm": ["kvm"], "tcg": ["tcg"], "auto": ["kvm", "tcg"]}[args.accel]
-    used = ""
+    used, failed_to_boot = "", []
     for accelerator in accelerators:
         if accelerator == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
             print("no /dev/kvm that may be used")
@@ -212,6 +212,7 @@ def main() -> int:
             used = accelerator
             break
         print(f"{accelerator} did not bring the guest up", flush=True)
+        failed_to_boot.append(accelerator)
     found = results / "result.json"
     if not found.exists():
         sys.exit("the guest wrote no result")
@@ -220,6 +221,7 @@ def main() -> int:
         "host": {
             "qemu": run("qemu-system-x86_64", "--version").splitlines()[0],
             "accelerator": used,
+            "accelerators_that_did_not_boot": failed_to_boot,
             "kernel_package": package,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },

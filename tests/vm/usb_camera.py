@@ -229,8 +229,9 @@ class Camera:
                         return
                     self._lock.wait(0.05)
                 sequence, _ = self._pending.popleft()
-            head = bytes((2, 0x80 | damaged | (2 if last else 0) | parity))
-            self._reply(link, sequence, 0, head + piece)
+                # Under one lock: an answer to a transfer that was taken back meanwhile would be a fault of the bus.
+                head = bytes((2, 0x80 | damaged | (2 if last else 0) | parity))
+                self._reply(link, sequence, 0, head + piece)
 
 
 def _receive(link: socket.socket, size: int) -> bytes:

@@ -169,7 +169,7 @@ def failures(source: Any, number: int) -> list[InputError]:
 def unplugged() -> dict[str, Any]:
     """The plug is pulled and put in again, under a running stream."""
     facts: dict[str, Any] = {}
-    with plugged() as camera, Line("--camera", "0") as line:
+    with plugged() as camera, Line("--camera", "0", flags=("--size", "320x180", "--fps", "15")) as line:
         line.wait_for_more(10)
         waits = []
         feet = []
