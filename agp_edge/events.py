@@ -32,6 +32,7 @@ KINDS = {
     "engine-refused": "another engine was to judge and does not; the old one goes on",
     "clock-set": "the wall clock was set while the stream ran; `step_s`",
     "stopping": "the stream was told to stop",
+    "note": "what is said at the start and at the end: threshold, addresses, counts",
 }
 """Kind -> what it means, and what is in `data` beside it."""
 

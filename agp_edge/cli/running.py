@@ -48,7 +48,7 @@ def rate_of(text: str | None) -> float | None:
     return None if text is None else parse_rate(text)
 
 
-def introduce(judging: JudgingEngine) -> None:
+def introduce(judging: JudgingEngine, note: Callable[[str], None] = note) -> None:
     """Say what judges: its threshold and what that lacks, and that a gate did not pass it, each time it is used."""
     judge = judging.judge
     note(f"threshold {_describe(judge)}")
@@ -151,7 +151,7 @@ def summary_at_end(
 
 
 @contextlib.contextmanager
-def told_at_end(sinks: list[Sink]) -> Iterator[None]:
+def told_at_end(sinks: list[Sink], note: Callable[[str], None] = note) -> Iterator[None]:
     """Say at the end what was written where."""
     try:
         yield

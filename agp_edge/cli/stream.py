@@ -267,6 +267,12 @@ def stream(
         help="End with exit 5 when a camera is lost for longer; without it, it is tried again for ever.",
         rich_help_panel=_RUNNING,
     ),
+    wait: bool = typer.Option(
+        False,
+        "--wait",
+        help="Wait for a camera that is not there at the start, as after a boot; without it that is an error.",
+        rich_help_panel=_RUNNING,
+    ),
     healthy_within: float = typer.Option(
         30.0,
         "--healthy-within",
@@ -353,18 +359,18 @@ def stream(
         check_outputs(files, engine, [one.uri for one in configured])
         triggering = None if trigger is None else open_trigger(trigger)
         planned = into.plan(feeds, (spec.width, spec.height), every)
-        for one, feed in zip(configured, feeds, strict=True):
+        for feed in feeds:
             # What can be known of a file is told before anything is written; and the video needs to know its rate.
-            if not (feed.source.live or ("follow" in feed.source.takes and one.options.follow)):
+            if not (feed.source.live or feed.source.endless):
                 _check_first_frame(feed, spec)
-        introduce(judging)
+        introduce(judging, teller.note)
         if check:
-            _say_check(configured, feeds, planned, judging.path, to_stdout, json_file)
+            _say_check(configured, feeds, into.names(), judging.path, to_stdout, json_file)
             return
         sinks = make_sinks(opened, planned)
         for sink in sinks:
             if (url := getattr(sink, "url", None)) and sink.name == "--web":
-                note(f"the live page is {url}")
+                teller.note(f"the live page is {url}")
         running = Stream(
             feeds,
             judging,
@@ -375,17 +381,24 @@ def stream(
             min_area=min_area,
             trigger_wait_s=None if trigger is None else trigger_wait,
             give_up_s=give_up,
+            patient=wait,
             healthy_within_s=healthy_within,
             open_engine=open_engine,
             on_event=_supervised(supervisor, teller.event),
             on_turn=lambda: supervisor.alive(_status_line(running)),
         )
         with (
-            told_at_end(sinks),
-            summary_at_end(running.summary, stream_report, json_file, to_stdout, lambda: running.judged > 0),
+            told_at_end(sinks, teller.note),
+            summary_at_end(
+                running.summary,
+                stream_report if log_format == "text" else stream_log_line,
+                json_file,
+                to_stdout,
+                lambda: running.judged > 0,
+            ),
             stopping(running.stop, ends_well=(signal.SIGTERM,)),
             teller,
-            _triggered(triggering, running, teller.event),
+            _triggered(triggering, running),
             _progress(supervisor, teller, log_format) as progress,
         ):
             supervisor.ready()
@@ -424,7 +437,7 @@ def _open_sources(configured: list[SourceConfig]) -> Iterator[list[Source]]:
     with contextlib.ExitStack() as made:
         sources = []
         for one in configured:
-            source = open_source(one.uri, one.options)
+            source = open_source(one.uri, one.options, one.name)
             made.callback(source.close)
             sources.append(source)
         yield sources
@@ -524,12 +537,12 @@ class _HangUps:
 
 
 @contextlib.contextmanager
-def _triggered(trigger: Trigger | None, running: Stream, tell: Callable[[Event], None]) -> Iterator[None]:
+def _triggered(trigger: Trigger | None, running: Stream) -> Iterator[None]:
     if trigger is None:
         yield
         return
     try:
-        trigger.start(running.control.trigger, tell)
+        trigger.start(running.control.trigger, running.tell)
         yield
     finally:
         trigger.close()
@@ -559,7 +572,7 @@ def _status_line(running: Stream) -> str:
 def _say_check(
     configured: list[SourceConfig],
     feeds: list[Feed],
-    planned: list[Callable[[], Any]],
+    sinks: list[str],
     engine: Path,
     to_stdout: str | None,
     json_file: str | None,
@@ -567,26 +580,25 @@ def _say_check(
     """What `--check` prints: what would run."""
     rows = [
         (
-            _shorten(feed.source.name, 44),
-            " ".join(one.options.given()) or "as it is",
+            _shorten(feed.source.name, 32),
+            _shorten(one.options.describe() or "-", 26),
             str(len(feed.rois) or "whole"),
-            "yes" if feed.mask else "no",
+            f"{feed.mask.share:.1%}" if feed.mask else "-",
         )
         for one, feed in zip(configured, feeds, strict=True)
     ]
     said = [
-        table(rows, ("source", "told", "regions", "mask")),
+        table(rows, ("source", "told", "regions", "masked")),
         f"engine {engine}",
-        f"{len(planned)} sinks: this could run; no camera was opened",
+        f"sinks {', '.join(sinks) or 'none'}",
+        "this could run; no camera was opened",
     ]
     say("\n".join(said), to_stdout)
     sources = [
         {"source": feed.source.name, "told": one.options.given(), "regions": [roi.name for roi in feed.rois]}
         for one, feed in zip(configured, feeds, strict=True)
     ]
-    write_json_result(
-        json_file, {"good": True, "engine": str(engine), "sources": sources, "sinks": len(planned)}
-    )
+    write_json_result(json_file, {"good": True, "engine": str(engine), "sources": sources, "sinks": sinks})
 
 
 def stream_report(summary: dict[str, Any]) -> str:
@@ -604,6 +616,7 @@ def stream_report(summary: dict[str, Any]) -> str:
     judged = sum(line["judged"] for line in summary["sources"])
     triggers = sum(line.get("triggers", 0) for line in summary["sources"])
     missed = sum(line.get("missed", 0) for line in summary["sources"])
+    engines = summary.get("engines", {})
     lost = [f"{sink['sink']} lost {sink['lost']}" for sink in summary["sinks"] if sink["lost"]]
     return "\n".join(
         [
@@ -615,8 +628,32 @@ def stream_report(summary: dict[str, Any]) -> str:
             *([f"{triggers} triggers, {missed} without a verdict"] if triggers else []),
             *([f"entries that did not get through: {', '.join(lost)}"] if lost else []),
             f"{judged} verdicts in {seconds:.1f} s, threshold {summary['threshold']:.6g}, engine {summary['engine']}",
+            *(
+                [f"of them {', '.join(f'{n} by {name}' for name, n in engines.items())}"]
+                if len(engines) > 1
+                else []
+            ),
             *(["PROVISIONAL: the threshold promises nothing"] if summary["provisional"] else []),
         ]
+    )
+
+
+def stream_log_line(summary: dict[str, Any]) -> str:
+    """The same as one JSON object, where a log is kept."""
+    from agp_edge.events import Event
+    from agp_edge.files import to_json
+
+    judged = sum(line["judged"] for line in summary["sources"])
+    text = f"{judged} verdicts in {summary['elapsed_ms'] / 1000:.1f} s"
+    counts = [
+        {
+            key: line[key]
+            for key in ("source", "captured", "judged", "dropped", "failed", "reconnects", "ok", "ng")
+        }
+        for line in summary["sources"]
+    ]
+    return to_json(Event("note", text, level="info", data={"sources": counts}).to_dict(), indent=None).rstrip(
+        "\n"
     )
 
 

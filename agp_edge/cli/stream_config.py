@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Mapping
@@ -22,9 +23,13 @@ NOT_IN_A_FILE = frozenset({"config", "check", "help"})
 
 SOURCE_KEYS = {
     "size": str, "fps": float, "pixel-format": str, "control": list, "transport": str, "decode": str,
-    "timeout": float, "realtime": bool, "follow": bool, "roi": list, "mask": str,
+    "timeout": float, "realtime": bool, "follow": bool, "roi": list, "mask": str, "name": str,
 }  # fmt: skip
 """What a `[[source]]` may say beside its `uri`, and the kind of value: the flags of the same names."""
+
+
+LONGEST_NAME = 60
+"""Characters of a source's name."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,14 @@ class SourceConfig:
         options: what it is told.
         rois: regions of interest, as written.
         mask: what never counts.
+        name: what verdicts call it.
     """
 
     uri: str
     options: SourceOptions
     rois: list[str]
     mask: Path | None
+    name: str | None = None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -86,7 +93,7 @@ def as_defaults(context: typer.Context, param: Any, path: Path | None) -> Path |
     if unknown:
         raise InputError(
             f"{path}: there is no flag {quote(unknown[0])}",
-            f"names are those of the flags without dashes before: {', '.join(sorted(flags))}",
+            _did_you_mean(unknown[0], sorted(flags)),
         )
     defaults: dict[str, Any] = {}
     for key, value in values.items():
@@ -158,12 +165,20 @@ def _configured(
 ) -> SourceConfig:
     from dataclasses import replace
 
-    own = {key.replace("-", "_"): value for key, value in table.items() if key not in ("uri", "roi", "mask")}
+    own = {
+        key.replace("-", "_"): value
+        for key, value in table.items()
+        if key not in ("uri", "roi", "mask", "name")
+    }
     if own:
         told = source_options(**own)
         options = replace(options, **{name: getattr(told, name) for name in told.given()})
     return SourceConfig(
-        uri, options, table.get("roi", rois), Path(table["mask"]) if "mask" in table else mask
+        uri,
+        options,
+        table.get("roi", rois),
+        Path(table["mask"]) if "mask" in table else mask,
+        table.get("name"),
     )
 
 
@@ -180,7 +195,7 @@ def _source_table(path: Path, entry: Any) -> dict[str, Any]:
         kind = SOURCE_KEYS.get(key)
         if kind is None:
             raise InputError(
-                f"{path}: a source has no {quote(key)}", f"it takes uri, {', '.join(SOURCE_KEYS)}"
+                f"{path}: a source has no {quote(key)}", _did_you_mean(key, ["uri", *SOURCE_KEYS])
             )
         value = float(value) if kind is float and type(value) is int else value
         value = [value] if kind is list and isinstance(value, str) else value
@@ -192,5 +207,17 @@ def _source_table(path: Path, entry: Any) -> dict[str, Any]:
             raise InputError(
                 f"{path}: {key} of a source is {_kind(value)}", f"give {key} as the flag --{key} takes it"
             )
+        if key == "name" and not (0 < len(str(value)) <= LONGEST_NAME and str(value).isprintable()):
+            raise InputError(
+                f"{path}: a source's name of {len(str(value))} characters is none",
+                f"give 1 to {LONGEST_NAME} printable characters",
+            )
         table[key] = value
     return table
+
+
+def _did_you_mean(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return "names are those of the flags, without the dashes before: agp-edge stream --help"

@@ -68,6 +68,11 @@ class SinkOptions:
                     f"{flag} says nothing without {other}", f"give {other} too, or leave {flag} out"
                 )
 
+    def names(self) -> list[str]:
+        """The flags of the sinks that were asked for."""
+        kinds = ("jsonl", "rejects", "video", "mqtt", "prometheus", "opcua", "modbus", "web", "on_ng", "show")
+        return [f"--{kind.replace('_', '-')}" for kind in kinds if getattr(self, kind)]
+
     def plan(self, feeds: Sequence[Feed], size_wh: tuple[int, int], every: int) -> list[Callable[[], Sink]]:
         """What makes each sink; what can be known before anything is opened is known then.
 
@@ -147,12 +152,13 @@ class SinkOptions:
         if self.web is not None:
             from agp_edge.address import parse_address
             from agp_edge.sinks.web import WebSink
-            from agp_edge.sinks.web.guard import read_token
+            from agp_edge.sinks.web.guard import Guard, read_token
 
             web = self.web
             import_extra("aiohttp.web", "web", "--web")
-            parse_address(web, "--web")
+            host, _ = parse_address(web, "--web")
             token = None if self.web_token is None else read_token(self.web_token)
+            Guard(host, token, self.web_name)
             planned.append(lambda: WebSink(web, token, self.web_name))
         return planned
 

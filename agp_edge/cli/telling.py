@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
 import sys
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -57,7 +59,24 @@ class Teller:
 
     def event(self, event: Event) -> None:
         """Tell an event; returns at once, from any thread."""
-        self.say(to_json(event.to_dict(), indent=None).rstrip("\n") if self._json else event.text)
+        if self._json:
+            self.say(self._line(event))
+        else:
+            # Whoever keeps it in a file wants to know when it was.
+            self.say(f"{time.strftime('%H:%M:%S', time.localtime(event.wall_s))} {event.text}")
+
+    def note(self, text: str) -> None:
+        """Say what is no event, past the thread: at the start or the end, when there is nothing to hold up."""
+        with contextlib.suppress(BrokenPipeError):
+            print(
+                self._line(Event("note", text, level="info")) if self._json else text,
+                file=sys.stderr,
+                flush=True,
+            )
+
+    @staticmethod
+    def _line(event: Event) -> str:
+        return to_json(event.to_dict(), indent=None).rstrip("\n")
 
     def say(self, text: str) -> None:
         """Say one line; returns at once, from any thread."""

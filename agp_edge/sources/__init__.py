@@ -64,13 +64,14 @@ def kind_of(uri: str) -> str:
     return "video"
 
 
-def open_source(uri: str, options: SourceOptions = AS_IT_IS) -> Source:
+def open_source(uri: str, options: SourceOptions = AS_IT_IS, name: str | None = None) -> Source:
     """Make the source of a URI; nothing is opened yet.
 
     Args:
         uri: `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `genicam://SERIAL`, `rtsp://…`, `http://…` (MJPEG),
             a video file, an image, a folder, a glob. `${NAME}` and `${file:PATH}` in it are secrets, see `agp_edge.secrets`.
         options: what it is told; refused where it cannot heed it.
+        name: what verdicts call it; without one the URI, without its password.
 
     Raises:
         InputError: there is no such scheme, the URI says too little, or an option means nothing to this kind.
@@ -79,9 +80,12 @@ def open_source(uri: str, options: SourceOptions = AS_IT_IS) -> Source:
         raise InputError("the source is empty", "give a camera's number, a path or a URI")
     uri = expand_secrets(uri)
     kind = kind_of(uri)
-    module, name = SOURCES[kind]
-    source_class: type[Source] = getattr(importlib.import_module(module), name)
+    if kind == "video" and options.follow and not Path(uri).exists():
+        kind = "images"  # A folder that is not there yet.
+    module, class_name = SOURCES[kind]
+    source_class: type[Source] = getattr(importlib.import_module(module), class_name)
     options.check(redact(uri), source_class.takes)
     make: Callable[[str, SourceOptions], Source] = source_class
     source = make(uri, options)
+    source.name = name or source.name
     return IsolatedSource(source, uri, options) if kind in ISOLATED else source

@@ -26,9 +26,11 @@ def conform(pixels: NDArray[np.uint8], spec: FrameSpec, source: str) -> NDArray[
     """
     height, width, channels = pixels.shape
     if (width, height) != (spec.width, spec.height):
+        fits = width >= spec.width and height >= spec.height
+        cut = "cut that out with --roi X,Y, " if fits else ""
         raise InputError(
             f"a frame of {source} is {width}x{height}, the engine takes {spec.width}x{spec.height}",
-            f"set the camera to --size {spec.width}x{spec.height}, cut that out with --roi X,Y, or make an engine for it: "
+            f"set the camera to --size {spec.width}x{spec.height}, {cut}or make an engine for it: "
             f"agp-edge export RUN --out BUNDLE --frame-size {width}x{height}",
         )
     if channels == spec.channels:

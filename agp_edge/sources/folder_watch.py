@@ -64,11 +64,12 @@ class FolderWatch:
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._folder = None if glob.has_magic(pattern) and not Path(pattern).is_dir() else Path(pattern)
-        if self._folder is not None and not self._folder.is_dir():
+        if self._folder is not None and self._folder.exists() and not self._folder.is_dir():
             raise InputError(
                 f"{pattern} is no folder and no glob, so that nothing new can come",
                 "give --follow a folder, or a glob in quotes: 'shots/*.png'",
             )
+        self._was_there = False
         self._pending: dict[str, _Pending] = {}
         self._taken: dict[str, Stamp] = {}
         self._failed: dict[str, Stamp] = {}
@@ -80,10 +81,17 @@ class FolderWatch:
         """See that the folder is there.
 
         Raises:
-            SourceLostError: it is not.
+            InputError: it has never been there.
+            SourceLostError: it is there no more.
         """
-        if self._folder is not None:
-            next(_images_in(self._folder, root=True), None)
+        if self._folder is None:
+            return
+        if not self._was_there and not self._folder.is_dir():
+            raise InputError(
+                f"there is no folder {self._folder} to watch", "make it, or mount the share that has it"
+            )
+        next(_images_in(self._folder, root=True), None)
+        self._was_there = True
 
     def next(self) -> Path | None:
         """The oldest file that seems whole, by time and then by name; None if there is none for now.

@@ -44,6 +44,25 @@ class SourceOptions:
         """Names of those that differ from what they are by default."""
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(AS_IT_IS, f.name)]
 
+    def describe(self) -> str:
+        """What was given, as on a command line without the dashes."""
+        said = []
+        for name in self.given():
+            value = getattr(self, name)
+            if name == "size_wh":
+                value = f"{value[0]}x{value[1]}"
+            elif name == "controls":
+                value = ",".join(f"{control}={setting}" for control, setting in value.items())
+            flag = FLAGS[name].removeprefix("--")
+            said.append(
+                flag
+                if value is True
+                else f"{flag} {value:g}"
+                if isinstance(value, float)
+                else f"{flag} {value}"
+            )
+        return ", ".join(said)
+
     def check(self, name: str, takes: frozenset[str]) -> None:
         """Refuse what a source cannot heed.
 
@@ -57,7 +76,10 @@ class SourceOptions:
         for given in self.given():
             if given not in takes:
                 able = ", ".join(FLAGS[t] for t in FLAGS if t in takes) or "nothing"
-                raise InputError(f"{FLAGS[given]} means nothing to {name}", f"it takes {able}")
+                raise InputError(
+                    f"{FLAGS[given]} does not apply to {name}",
+                    f"it takes {able}; what only another source takes goes to that one: [[source]] in --config",
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for another process; `from_dict` reads it."""

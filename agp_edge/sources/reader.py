@@ -77,6 +77,7 @@ class Reader:
         give_up_s: a camera that was lost for longer is lost for good; None tries for ever.
         trigger_wait_s: frames are captured when triggered alone, and a trigger waits so long for its frame; None
             captures all.
+        patient: a camera, or a watched folder, that is not there at the start is waited for, too: as after a boot.
         on_event: told of what befalls the source.
 
     Attributes:
@@ -99,6 +100,7 @@ class Reader:
         read_ahead: int = READ_AHEAD,
         give_up_s: float | None = None,
         trigger_wait_s: float | None = None,
+        patient: bool = False,
         on_event: OnEvent = nobody,
     ) -> None:
         self.source = source
@@ -111,6 +113,7 @@ class Reader:
         self._changed = changed
         self._every = every
         self._give_up_s = give_up_s
+        self._patient = patient
         self._queue = None if trigger_wait_s is None else TriggerQueue(trigger_wait_s)
         self._most = read_ahead
         if source.live:
@@ -125,6 +128,8 @@ class Reader:
         self._tries = 0
         self._gave_frames = False
         self._good_since = 0.0
+        self._frame_at: float | None = None
+        self._gap_from = 0.0
         self._missed_number = -1
         self._told_at = self._failure_told_at = float("-inf")
         # A daemon, because a camera's driver may never come back from a read; `close` waits for it all the same.
@@ -306,7 +311,10 @@ class Reader:
         """Note when the source was lost first, and give it up for good if that is too long ago."""
         now = time.monotonic()
         self.was_lost = True
-        self._lost_at = now if self._lost_at is None else self._lost_at
+        if self._lost_at is None:
+            self._lost_at = now
+            # The gap begins at the last frame: a time-out says seconds later that there are none.
+            self._gap_from = now if self._frame_at is None else self._frame_at
         if self._give_up_s is not None and now - self._lost_at > self._give_up_s:
             raise SourceLostError(
                 f"{self.source.name} gave no frame for {now - self._lost_at:.0f} s",
@@ -326,7 +334,8 @@ class Reader:
                 if self._stop.is_set():
                     return False
                 # What is wrong at the start is a mistake of the command; later it is a cable.
-                if not self._comes_back or (first and not isinstance(error, SourceLostError)):
+                mistaken = first and not self._patient and not isinstance(error, SourceLostError)
+                if not self._comes_back or mistaken or isinstance(error, MissingExtraError):
                     raise
                 self._lose()
                 self._tell_trouble(error)
@@ -369,12 +378,13 @@ class Reader:
         now = time.monotonic()
         if self._lost_at is not None or not self._gave_frames:
             self._good_since = now
+        self._frame_at = now
         if now - self._good_since >= self._delay_s:
             self._delay_s = FIRST_DELAY_S
         self._troubles.clear()
         self._tries = 0
         if self._lost_at is not None:
-            gap, self._lost_at = now - self._lost_at, None
+            gap, self._lost_at = now - self._gap_from, None
             text = f"{self.source.name} gives frames after {gap:.1f} s"
             if self._gave_frames:
                 text = f"{self.source.name} is back after {gap:.1f} s"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +79,7 @@ class Stream:
         min_area: pixels; a region below it makes no frame NG.
         trigger_wait_s: judge triggered frames alone, and let a trigger wait so long for its frame; None judges all.
         give_up_s: a camera that was lost for longer ends the stream; None tries for ever.
+        patient: a camera that is not there at the start is waited for as one that was lost.
         healthy_within_s: without a verdict for longer it is not healthy.
         open_engine: opens an engine that takes over, as the first one was opened: run alike, its threshold chosen alike.
         on_event: told of what befalls it; called from any of its threads.
@@ -103,6 +104,7 @@ class Stream:
         min_area: int = 0,
         trigger_wait_s: float | None = None,
         give_up_s: float | None = None,
+        patient: bool = False,
         healthy_within_s: float = HEALTHY_WITHIN_S,
         open_engine: Callable[[Path], JudgingEngine] = open_judging_engine,
         on_event: OnEvent = nobody,
@@ -130,7 +132,7 @@ class Stream:
                 sink,
                 live=self._live,
                 endless=endless,
-                on_event=self._tell,
+                on_event=self.tell,
                 stopping=lambda: self._stopping,
             )
             for sink in sinks
@@ -146,12 +148,13 @@ class Stream:
                 every=every,
                 read_ahead=max(READ_AHEAD, spec.batch),
                 give_up_s=give_up_s,
+                patient=patient,
                 trigger_wait_s=trigger_wait_s,
-                on_event=self._tell,
+                on_event=self.tell,
             )
             self._readers.append(reader)
             self._views[reader] = [
-                View(reader, roi, feed.mask_of(roi, spec), scene, self._tell) for roi in feed.rois or (None,)
+                View(reader, roi, feed.mask_of(roi, spec), scene, self.tell) for roi in feed.rois or (None,)
             ]
         self._use_slots(engine)
         self._machine = describe_machine()
@@ -163,12 +166,13 @@ class Stream:
         self._started = self._ended = time.monotonic()
         self._shown = self._looked = 0.0
         self._last = ""
+        self._verdicts_of: Counter[str] = Counter()
         self._change: EngineChange | None = None
         self._before: JudgingEngine | None = None
-        self._clock = ClockWatch(self._tell)
+        self._clock = ClockWatch(self.tell)
         self._health = Health(healthy_within_s)
         self._missed_before = 0
-        self._control = StreamControl(engine, self._readers, self._status, self._tell)
+        self._control = StreamControl(engine, self._readers, self._status, self.tell)
 
     @property
     def control(self) -> Control:
@@ -205,7 +209,7 @@ class Stream:
                 self._advance()
                 self._show(progress)
             if self._stopping:
-                self._tell(Event("stopping", "told to stop: what is in the engine is finished", level="info"))
+                self.tell(Event("stopping", "told to stop: what is in the engine is finished", level="info"))
             while self._under_way:
                 self._finish()
             if self._refused is not None:
@@ -223,6 +227,7 @@ class Stream:
         """
         return {
             "engine": self._engine.id,
+            "engines": dict(self._verdicts_of),
             "accepted": self._engine.accepted,
             "threshold": self._control.judge.threshold,
             "provisional": self._control.judge.provisional,
@@ -263,7 +268,8 @@ class Stream:
     def _all_views(self) -> list[View]:
         return [view for reader in self._readers for view in self._views[reader]]
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Have an event told to the listener and to the sinks, as from what brings triggers; from any thread."""
         self._listener(event)
         for runner in self._runners:
             runner.event(event)
@@ -330,7 +336,7 @@ class Stream:
 
     def _refuse_engine(self, error: AgpEdgeError) -> None:
         text = f"the engine does not change, {self._engine.id} judges on: {error.what}: {error.hint}"
-        self._tell(Event("engine-refused", text, level="error"))
+        self.tell(Event("engine-refused", text, level="error"))
 
     def _keep_engine(self) -> None:
         """The new engine has given its first verdicts: the one before it is not needed any more."""
@@ -341,7 +347,7 @@ class Stream:
             view.hold_against(_scene_of(self._engine))
         text = f"engine {self._engine.id} judges now, threshold {self._control.judge.threshold:.6g}; it was {before.id}"
         data = {"before": before.id, "now": self._engine.id}
-        self._tell(Event("engine-changed", text, level="info", data=data))
+        self.tell(Event("engine-changed", text, level="info", data=data))
 
     def _fall_back(self, error: Exception, items: list[Item]) -> None:
         """Let the engine before judge again, the frames on which the new one failed too."""
@@ -425,6 +431,7 @@ class Stream:
         judgements = judgements or self._judge(batch, scores, computed)
         for item, judgement in zip(batch.items, judgements, strict=True):
             item.view.record(judgement)
+            self._verdicts_of[judgement.engine] += 1
             self._health.verdict()
             self._missed_before = sum(reader.missed for reader in self._readers)
             self._last = f"{judgement.verdict} {judgement.score:.3g}"

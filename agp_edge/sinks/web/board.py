@@ -39,6 +39,9 @@ WAITING_REJECTS = 4
 REJECT_INTERVAL_S = 0.25
 """Rejects of one source that get a picture are at least so far apart: where every part is NG the last ones say it all."""
 
+HELD_S = 1.0
+"""As long as the page shows a reject's verdict."""
+
 WATCHED_S = 3.0
 """So long after the last request a page still counts as looked at."""
 
@@ -106,6 +109,7 @@ class Tile:
         picture_change: of the board, when it came.
         painted_at: monotonic seconds.
         reject_kept_at: monotonic seconds, of the last reject that gets a picture.
+        held_until: monotonic seconds, up to which a reject is shown though good frames follow.
     """
 
     number: int
@@ -117,6 +121,7 @@ class Tile:
     painted: Judgement | None = None
     painted_at: float = -math.inf
     reject_kept_at: float = -math.inf
+    held_until: float = -math.inf
     picture: Picture | None = None
     picture_change: int = 0
     buckets: deque[Bucket] = field(default_factory=lambda: deque(maxlen=BUCKETS))
@@ -184,7 +189,13 @@ class Board:
             self._change += 1
             tile = self._tile(judgement.source, judgement.roi[0] if judgement.roi else None)
             tile.change = self._change
-            tile.latest, tile.to_paint = judgement.without_pixels(), judgement
+            now = time.monotonic()
+            tile.latest = judgement.without_pixels()
+            # The page shows a reject's verdict for a moment: meanwhile its picture, and no good one under it.
+            if judgement.verdict == "NG" or now >= tile.held_until:
+                tile.to_paint = judgement
+            if judgement.verdict == "NG":
+                tile.held_until = now + HELD_S
             index = int(time.monotonic() / BUCKET_S)
             if not tile.buckets or tile.buckets[-1].index != index:
                 tile.buckets.append(Bucket(index, judgement.threshold))
@@ -193,7 +204,6 @@ class Board:
             if judgement.verdict == "NG":
                 self._rejects += 1
                 waiting = sum(reject.judgement is not None for reject in tile.rejects)
-                now = time.monotonic()
                 keep = (
                     judgement.pixels is not None
                     and waiting < WAITING_REJECTS

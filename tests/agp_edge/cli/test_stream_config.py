@@ -135,7 +135,7 @@ uri = "rtsp://viewer:${{CAMERA_PASSWORD}}@127.0.0.1:2/live"
         as_json = command("stream", "--config", config, "--check", "--json", "-")[1]
     assert code == 0, err
     assert "this could run" in out
-    assert "transport timeout_s" in out
+    assert "transport udp, timeout 2" in out
     assert max(len(line) for line in out.splitlines() if not line.startswith("engine ")) <= 80
     assert json.loads(as_json)["good"]
     assert len(json.loads(as_json)["sources"]) == 2
@@ -157,7 +157,9 @@ uri = "rtsp://viewer:${{CAMERA_PASSWORD}}@127.0.0.1:2/live"
         ("[[source]]\nroi = ['0,0']", "write [[source]] with a uri"),
         ("[[source]]\nuri = '0'\ncolour = 'red'", "a source has no colour"),
         ("[[source]]\nuri = '0'\nrealtime = 'yes'", "realtime of a source is a string"),
-        ("[[source]]\nuri = 'shots'\ncontrol = ['gain=1']", "--control means nothing to"),
+        ("[[source]]\nuri = 'shots'\ncontrol = ['gain=1']", "--control does not apply to"),
+        ("reject-limit = '1G'", "did you mean rejects-limit?"),
+        ("[[source]]\nuri = '0'\nname = ''", "a source's name of 0 characters"),
         ("[[source]]\nuri = '0'\nsize = 'large'", "'large' is no frame size"),
         ("source = ['a.mp4', 'a.mp4']", "given twice"),
         ("source = ['0']\nvideo-limit = '1G'", "--video-limit says nothing without"),
@@ -288,6 +290,29 @@ def test_the_example_of_the_docs_is_one(tmp_path: Path, command: Command, tiny_e
         patch.setenv("MQTT_PASSWORD", "x")
         code, out, err = command("stream", "--config", write(tmp_path, text), "--check")
     assert code == 0, err
-    assert "/dev/video0" in out
-    assert "5 sinks" not in out
-    assert "4 sinks: this could run" in out
+    assert "top " in out
+    assert "sinks --jsonl, --rejects, --mqtt, --web\nthis could run" in out
+
+
+def test_a_source_has_the_name_that_it_was_given_and_verdicts_name_their_file(
+    tmp_path: Path, command: Command, tiny_engine: Path, shots: Path
+) -> None:
+    lines = tmp_path / "v.jsonl"
+    config = write(
+        tmp_path,
+        f"""
+engine = "{tiny_engine}"
+jsonl = "{lines}"
+
+[[source]]
+uri = "{shots}"
+name = "left cam"
+roi = "0,0"
+""",
+    )
+    code, out, err = command("stream", "--config", config)
+    assert code == 0, err
+    verdicts = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {v["source"] for v in verdicts} == {"left cam"}
+    assert [Path(v["file"]).name for v in verdicts] == ["0.png", "1.png", "2.png"]
+    assert "left cam" in out

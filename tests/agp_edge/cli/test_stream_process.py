@@ -266,6 +266,39 @@ def test_a_kill_leaves_whole_lines(tmp_path: Path, tiny_engine: Path, camera: mj
         seen = len(verdicts)
 
 
+def test_what_is_not_there_yet_is_waited_for(tmp_path: Path, tiny_engine: Path, part: Part) -> None:
+    """As after a boot, when a share is not mounted and a camera's switch has no power yet; every line of the log is JSON."""
+    folder, lines = tmp_path / "share", tmp_path / "v.jsonl"
+    given = (
+        "--source",
+        folder,
+        "--follow",
+        "--engine",
+        tiny_engine,
+        "--jsonl",
+        lines,
+        "--log-format",
+        "json",
+    )
+    done = subprocess.run(
+        [*AGP_EDGE, "stream", *map(str, given)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, "without --wait it is a mistake"
+    with Process(tmp_path, *given, "--wait") as process:
+        process.wait_for(lambda: any(e["event"] == "source-lost" for e in process.events()))
+        folder.mkdir()
+        cv2.imwrite(str(folder / "new.png"), part(0))
+        process.wait_for(lambda: lines_of(lines))
+        code, out, _ = process.end(signal.SIGTERM)
+    assert code == 0, process.err
+    (verdict,) = lines_of(lines)
+    assert verdict["file"] == str(folder / "new.png")
+    told = [json.loads(line) for line in (process.err + out).splitlines()]
+    assert told[0]["event"] == "note"
+    assert "threshold" in told[0]["text"]
+    assert told[-1]["sources"][0]["judged"] == 1
+
+
 def test_no_password_is_anywhere(tmp_path: Path, tiny_engine: Path, camera: mjpeg.MjpegServer) -> None:
     """URL, variable and file: looked for in all that is said, written, served, and shown of processes."""
     secrets = (PASSWORD, BROKER, TOKEN, "p4ss%2Fw%40rd", "other-s3cret")

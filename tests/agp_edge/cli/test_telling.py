@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -66,7 +67,9 @@ def test_lines_come_in_order_and_whole(pipe: Pipe, monkeypatch: pytest.MonkeyPat
     with Teller("text") as teller:
         for i in range(20):
             teller.event(Event("stopping", f"line {i}"))
-    assert pipe.read().splitlines() == [f"line {i}" for i in range(20)]
+    told = pipe.read().splitlines()
+    assert [line[9:] for line in told] == [f"line {i}" for i in range(20)]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", line[:8]) for line in told), "with the time of day"
     assert sys.stderr.name == pipe._writes, "somebody reads: what is said later goes there too"
     teller.say("after the end")
     teller.close()

@@ -49,7 +49,7 @@ def shots(folder: Path, part: Part, defects: Sequence[tuple[bool, bool]]) -> str
 
 def otherwise(frame: Frame) -> Frame:
     """The same in another size."""
-    return dataclasses.replace(frame, pixels=np.zeros((40, 80, 3), np.uint8))
+    return dataclasses.replace(frame, pixels=np.zeros((60, 80, 3), np.uint8))
 
 
 ROIS = [Roi("left", 0, 0, 64, 48), Roi("right", 96, 0, 64, 48)]
@@ -222,7 +222,7 @@ def test_a_camera_of_the_wrong_size_from_the_start_is_a_wrong_command(
             return frame and otherwise(frame)
 
     stream = Stream([Large(part)], engine)
-    with pytest.raises(InputError, match=r"80x40.*64x48") as caught:
+    with pytest.raises(InputError, match=r"80x60.*64x48") as caught:
         stream.run()
     assert "--roi" in caught.value.hint
     counts_of(stream)
