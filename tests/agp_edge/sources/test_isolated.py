@@ -140,11 +140,12 @@ def test_a_library_that_never_comes_back_from_open_is_killed() -> None:
 def test_a_library_that_never_comes_back_from_read_is_killed() -> None:
     before = children()
     with isolated(cameras.HangsInRead, timeout_s=2) as source:
-        read(source, 5)
+        read(source)
         begin = time.monotonic()
-        with pytest.raises(SourceLostError, match=r"gives nothing for 2 s"):
-            source.read()
-        assert time.monotonic() - begin < 2 + 20
+        # Sooner than in the sixth where frames were lost before they were asked for.
+        with pytest.raises(SourceLostError, match="gives nothing for 2 s"):
+            read(source, 6)
+        assert 2 <= time.monotonic() - begin < 30
         assert children() == before
 
 
@@ -184,9 +185,8 @@ def test_a_blocked_call_ends_when_it_is_interrupted(kind: type[cameras.Steady]) 
             if kind is cameras.HangsInOpen:
                 reached.set()
             source.open()
-            read(source, 5)
             reached.set()
-            source.read()
+            read(source, 100)
         except SourceLostError as error:
             failures.append(error)
         finally:
@@ -195,7 +195,7 @@ def test_a_blocked_call_ends_when_it_is_interrupted(kind: type[cameras.Steady]) 
     thread = threading.Thread(target=work)
     thread.start()
     assert reached.wait(60)
-    time.sleep(0.2)
+    time.sleep(0.3)
     begin = time.monotonic()
     source.interrupt()
     thread.join(30)
@@ -261,10 +261,9 @@ def test_a_process_that_holds_everything_ends_with_its_stream() -> None:
 from tests.agp_edge.sources.test_isolated import cameras, children, isolated
 source = isolated(cameras.HangsInRead, timeout_s=600)
 source.open()
-for _ in range(5):
-    source.read()
 print(*children(), flush=True)
-source.read()
+while True:
+    source.read()
 """
     root = Path(__file__).parents[3]
     with subprocess.Popen(
@@ -272,7 +271,7 @@ source.read()
     ) as stream:
         assert stream.stdout is not None
         child = int(stream.stdout.readline())
-        time.sleep(0.3)
+        time.sleep(0.5)
         stream.kill()
     wait_until(lambda: not is_alive(child))
 
