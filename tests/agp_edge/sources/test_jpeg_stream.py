@@ -109,6 +109,15 @@ def test_one_that_is_cut_off_is_one_failure_and_nothing_beside_it(which: int) ->
         assert {picture.data for picture in pictures[1:]} == {PICTURES[2]}
 
 
+def test_a_thumbnail_in_one_that_is_cut_off_is_no_picture() -> None:
+    thumbnail = jpeg(200, (16, 16))
+    data = with_thumbnail(jpeg(100, (128, 96)), thumbnail)
+    cut = data[: data.index(thumbnail) + len(thumbnail)] + b"\r\n--frame\r\n\r\n"
+    pictures, broken = feed(JpegStream(), cut + PICTURES[0], [500])
+    assert [picture.data for picture in pictures] == [PICTURES[0]]
+    assert broken == 1
+
+
 def test_one_without_an_end_takes_a_bounded_room() -> None:
     stream = JpegStream(largest=100_000)
     stream.feed(PICTURES[0][:-2], 0, 0.0)
