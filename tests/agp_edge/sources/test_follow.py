@@ -321,7 +321,19 @@ def test_a_waiting_read_is_interrupted(tmp_path: Path) -> None:
 def test_what_cannot_be_watched_is_refused(tmp_path: Path, part: Part, name: str) -> None:
     write_png(tmp_path / "shot.png", part(0))
     with pytest.raises(InputError, match=r"--follow|no folder"):
-        open_source(str(tmp_path / name), FOLLOW)
+        open_source(str(tmp_path / name), FOLLOW).open()
+
+
+def test_a_folder_that_is_not_there_yet_may_come(tmp_path: Path, part: Part) -> None:
+    source = open_source(str(tmp_path / "share"), FOLLOW)
+    with pytest.raises(InputError, match="there is no folder"):
+        source.open()
+    write_png(tmp_path / "share" / "a.png", part(0))
+    with source:
+        assert source.read() is not None
+    shutil.rmtree(tmp_path / "share")
+    with pytest.raises(SourceLostError):
+        source.open()
 
 
 def test_without_follow_a_folder_has_an_end(tmp_path: Path, part: Part) -> None:
