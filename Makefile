@@ -36,8 +36,9 @@ types: $(INSTALLED) ## mypy --strict over every package and the tests.
 contracts: $(INSTALLED) ## The direction of imports.
 	$(call part,contracts,$(BIN)/lint-imports)
 
+# Many tests wait for something, so two at a time. Those of a group, as of the one port that a GigE camera has, are not.
 unit: $(INSTALLED) ## The tests.
-	$(call part,unit,$(BIN)/python -m pytest)
+	$(call part,unit,$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup)
 
 # TensorRT cannot be installed without a GPU, its bindings can: what they say of themselves is what our calls are held
 # against.

@@ -243,9 +243,8 @@ def test_a_camera_that_is_lost_is_waited_for(tmp_path: Path, camera: tuple[Camer
             device.on.clear()
         return time.monotonic() > deadline
 
-    capture(
-        open_source(url), tmp_path / "data", frames=12, stopping=stopping, report=report, on_event=on_event
-    )
+    source = open_source(url)
+    capture(source, tmp_path / "data", frames=12, stopping=stopping, report=report, on_event=on_event)
     check(report)
     assert report.kept == 12
     assert [event.kind for event in told][:1] == ["source-lost"]
@@ -254,7 +253,7 @@ def test_a_camera_that_is_lost_is_waited_for(tmp_path: Path, camera: tuple[Camer
     assert report.captured == report.looked_at + report.dropped + report.failed
     assert not [path for path in folder.iterdir() if "secret" in path.name]
     assert not any("secret" in event.text for event in told)
-    assert not [t for t in threading.enumerate() if t.name.startswith("read ")]
+    assert not [t for t in threading.enumerate() if t.name.startswith(f"read {source.name}")]
 
 
 def test_an_interval_of_a_camera(tmp_path: Path, camera: tuple[CameraOnTheNet, str]) -> None:

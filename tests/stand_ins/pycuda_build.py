@@ -11,6 +11,7 @@ FOLDER/VERSION-pyXY gets `pycuda/`, and in `functions.txt` the names of the func
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -38,6 +39,14 @@ def prepare(folder: Path) -> Path:
     made = folder / f"{VERSION}-py{sys.version_info.major}{sys.version_info.minor}"
     if made.is_dir():
         return made
+    folder.mkdir(parents=True, exist_ok=True)
+    # Tests run side by side: one process builds it, the others wait.
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return made if made.is_dir() else _build(folder, made)
+
+
+def _build(folder: Path, made: Path) -> Path:
     for tool in ("cc", "c++", "nm", "tar"):
         if shutil.which(tool) is None:
             raise UnavailableError(f"no {tool}")

@@ -103,6 +103,8 @@ def test_sessions_one_after_the_other_leave_nothing(
 class Kept(Sink):
     """Verdicts, and the sum of each map that came with one."""
 
+    wants = "frames"
+
     def __init__(self) -> None:
         self.verdicts: list[tuple[int, str]] = []
         self.maps: dict[int, float] = {}

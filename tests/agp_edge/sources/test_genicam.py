@@ -29,6 +29,9 @@ from tests.servers.gige import FakeCamera
 
 SMALL = (64, 48)
 
+pytestmark = pytest.mark.xdist_group("gige")
+"""One after another: a camera's port is one and fixed."""
+
 
 @pytest.fixture(scope="module")
 def shared_camera() -> Iterator[FakeCamera]:
