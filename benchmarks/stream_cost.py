@@ -48,6 +48,8 @@ def serve(width: int, height: int, fps: float, ready: Connection) -> None:
 
     import numpy as np
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     cv2 = import_cv2("serving pictures")
     rng = np.random.default_rng(0)
     # Smooth blobs with a little noise: about as large as a camera's own JPEG pictures.
