@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agp_edge.cli.stream import stream_report
+from agp_edge.cli.stream_report import stream_report
 from agp_edge.datasets.images import write_png
 from agp_edge.engines import read_sidecar
 from agp_edge.engines.sidecar import sidecar_path
