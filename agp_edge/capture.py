@@ -259,7 +259,7 @@ class _Due:
             return frame.captured_ns / 1e9
         if not self._source.fps:
             raise InputError(
-                f"--interval means nothing to {self._source.name}: nobody knows when its images were taken",
+                f"--interval does not apply to {self._source.name}: nobody knows when its images were taken",
                 "give --every N",
             )
         return frame.number / self._source.fps

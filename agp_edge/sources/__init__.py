@@ -74,7 +74,7 @@ def open_source(uri: str, options: SourceOptions = AS_IT_IS, name: str | None = 
         name: what verdicts call it; without one the URI, without its password.
 
     Raises:
-        InputError: there is no such scheme, the URI says too little, or an option means nothing to this kind.
+        InputError: there is no such scheme, the URI says too little, or an option does not apply to this kind.
     """
     if not uri:
         raise InputError("the source is empty", "give a camera's number, a path or a URI")

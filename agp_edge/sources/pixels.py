@@ -98,7 +98,7 @@ def to_frame_pixels(
         width: in pixels.
         height: in pixels.
         stride_bytes: from one row to the next; None where there is no padding. In `i420` it is the luma's, and the
-            colours' is half of it, as V4L2 has it. It means nothing to `mjpeg`.
+            colours' is half of it, as V4L2 has it. It does not apply to `mjpeg`.
 
     Returns:
         [H, W, C] uint8, C-contiguous, never a view of `data`: BGR for C = 3, mono for C = 1.

@@ -168,7 +168,7 @@ def test_an_interval_in_a_video_is_that_of_its_frames(
 
 def test_images_were_taken_at_no_time(tmp_path: Path) -> None:
     shots = folder_of(tmp_path / "shots", [texture(0)])
-    with pytest.raises(InputError, match="--interval means nothing to"):
+    with pytest.raises(InputError, match="--interval does not apply to"):
         capture(open_source(str(shots)), tmp_path / "data", pace=Pace(interval_s=1))
 
 

@@ -118,5 +118,5 @@ def test_what_is_no_sensor(uri: str) -> None:
 def test_what_is_told_to_it() -> None:
     with pytest.raises(InputError, match="NV12, BGRx"):
         open_source("csi://0", SourceOptions(pixel_format="YUYV"))
-    with pytest.raises(InputError, match="--transport means nothing to csi://0"):
+    with pytest.raises(InputError, match="--transport does not apply to csi://0"):
         open_source("csi://0", SourceOptions(transport="udp"))

@@ -62,5 +62,5 @@ def test_values_that_are_none(wrong: dict[str, Any], says: str) -> None:
 
 
 def test_a_source_that_cannot_heed_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--control means nothing to .*shots"):
+    with pytest.raises(InputError, match=r"--control does not apply to .*shots"):
         open_source(str(tmp_path / "shots.png"), source_options(control=["gain=4"]))

@@ -182,7 +182,7 @@ def test_an_interrupted_camera_does_not_open_again() -> None:
 
 def test_it_takes_what_a_camera_can_be_told_and_nothing_else() -> None:
     open_source("0", SourceOptions(size_wh=(640, 480), fps=30, pixel_format="MJPG", controls={"gain": "1"}))
-    with pytest.raises(InputError, match="--follow means nothing to 0"):
+    with pytest.raises(InputError, match="--follow does not apply to 0"):
         open_source("0", SourceOptions(follow=True))
 
 
