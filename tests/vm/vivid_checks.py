@@ -499,6 +499,8 @@ def many_losses() -> dict[str, Any]:
             time.sleep(0.2)
             os.close(keeper)
             line.wait_for_more(3)
+            # Frames for longer than the pause between tries has grown: else it grows further, up to half a minute.
+            time.sleep(GOOD_AGAIN_S)
             footprints.append(line.footprint())
         summary = line.stop()
     assert summary["sources"][0]["reconnects"] == LOSSES, line.log
@@ -560,6 +562,7 @@ def write(path: Path, text: str) -> None:
 
 
 FLAGS = ("--size", "320x180", "--fps", "10")
+GOOD_AGAIN_S = 3.0
 LOSSES = 30
 OPENINGS = 60
 
