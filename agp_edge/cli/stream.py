@@ -359,7 +359,7 @@ def stream(
         planned = into.plan(feeds, (spec.width, spec.height), every)
         for feed in feeds:
             # What can be known of a file is told before anything is written; and the video needs to know its rate.
-            if not (feed.source.live or feed.source.endless):
+            if not feed.source.lasting:
                 _check_first_frame(feed, spec)
         introduce(judging, teller.note)
         if check:

@@ -102,7 +102,7 @@ class SinkOptions:
 
             folder, limit = self.rejects, _bytes_of(self.rejects_limit, "--rejects-limit")
             reserve = 0
-            if _is_endless(feeds):
+            if any(feed.source.lasting for feed in feeds):
                 # A stream that nobody watches must not fill the disk.
                 limit, reserve = limit or LIMIT_BYTES, RESERVE_BYTES
             planned.append(lambda: RejectsSink(folder, limit, reserve))
@@ -194,11 +194,6 @@ class SinkOptions:
             return [(self.video, shown[0])]
         stem, suffix = self.video.stem, self.video.suffix
         return [(self.video.with_name(f"{stem}-{i}{suffix}"), one) for i, one in enumerate(shown, 1)]
-
-
-def _is_endless(feeds: Sequence[Feed]) -> bool:
-    """Whether the stream is one for months."""
-    return any(feed.source.live or feed.source.endless for feed in feeds)
 
 
 def _bytes_of(text: str | None, flag: str) -> int | None:

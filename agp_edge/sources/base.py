@@ -62,6 +62,11 @@ class Source(Protocol):
         """
         return
 
+    @property
+    def lasting(self) -> bool:
+        """Whether a stream of it is one for months: when it is lost it is opened again, and no error of a sink ends it."""
+        return self.live or self.endless
+
     def open(self) -> None:
         """Connect.
 

@@ -163,10 +163,6 @@ class Reader:
         """Since when a frame waits (`time.monotonic_ns`), though a newer one may have taken its place; hold `changed`."""
         return self._waiting_since
 
-    @property
-    def _comes_back(self) -> bool:
-        return self.source.live or self.source.endless
-
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()
@@ -255,7 +251,7 @@ class Reader:
             except SourceLostError as error:
                 if self._stop.is_set():
                     return
-                if not self._comes_back:
+                if not self.source.lasting:
                     raise
                 self._lose()
                 self._set_connected(False)
@@ -290,7 +286,7 @@ class Reader:
         except AgpEdgeError:
             raise
         except Exception as error:
-            if not self._comes_back:
+            if not self.source.lasting:
                 raise
             where = traceback.extract_tb(error.__traceback__)[-1]
             raise SourceLostError(
@@ -335,7 +331,7 @@ class Reader:
                     return False
                 # What is wrong at the start is a mistake of the command; later it is a cable.
                 mistaken = first and not self._patient and not isinstance(error, SourceLostError)
-                if not self._comes_back or mistaken or isinstance(error, MissingExtraError):
+                if not self.source.lasting or mistaken or isinstance(error, MissingExtraError):
                     raise
                 self._lose()
                 self._tell_trouble(error)

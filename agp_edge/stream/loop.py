@@ -126,7 +126,7 @@ class Stream:
         self._stopping = False
         self._changed = threading.Condition()
         self._live = any(feed.source.live for feed in feeds)
-        endless = self._live or any(feed.source.endless for feed in feeds)
+        endless = any(feed.source.lasting for feed in feeds)
         self._runners = [
             SinkRunner(
                 sink,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from agp_edge.engines.sidecar import sidecar_path
 from tests.agp_edge.stream.test_engine_change import another, link_to
 from tests.servers import mjpeg
+from tests.servers.mosquitto import free_port
 
 cv2 = pytest.importorskip("cv2")
 Part = Callable[..., NDArray[np.uint8]]
@@ -349,10 +350,3 @@ def readable(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from agp_edge.sinks import Judgement, Sink, runner
 from agp_edge.sinks.base import Wants
 from agp_edge.sinks.runner import SinkRunner
 from agp_edge.verdict import Region
+from tests import waiting
+
+wait_until = partial(waiting.wait_until, timeout_s=30)
 
 
 class Gate(Sink):
@@ -52,13 +55,6 @@ def judgement(number: int, verdict: Any = "OK") -> Judgement:
     return Judgement(
         pixels, cells, 0.0, "arrival", "camera", number, verdict, 0.1, 0.4, 0.5, [Region(0, 0, 8, 8, 0.1)], {}, "e"
     )  # fmt: skip
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
 
 
 def test_a_sink_gets_what_it_wants_in_order() -> None:

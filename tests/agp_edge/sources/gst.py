@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,6 @@ def held() -> tuple[int, int, int]:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     files, threads = (len(list(Path(f"/proc/self/{what}").iterdir())) for what in ("fd", "task"))
     return pages * 4, files, threads
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def read_until_lost(source: GstSource, timeout_s: float = 60) -> SourceLostError:

@@ -26,6 +26,7 @@ from agp_edge.sources.isolated import IsolatedSource
 from agp_edge.stream import Stream
 from tests.servers import gige
 from tests.servers.gige import FakeCamera
+from tests.waiting import wait_until
 
 SMALL = (64, 48)
 
@@ -454,10 +455,3 @@ def test_names_of_pixel_formats() -> None:
 def read_until_told_to_stop(source: Source) -> None:
     with pytest.raises(SourceLostError, match="told to stop"):
         source.read()
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)

@@ -13,8 +13,9 @@ from agp_edge.errors import InputError, SourceLostError
 from agp_edge.sources import SourceOptions, gst_rtsp
 from agp_edge.sources.gst_rtsp import GstRtspSource, decoder_of, rtsp_hardware_decoder
 from agp_edge.sources.rtsp import FfmpegRtspSource, RtspSource
-from tests.agp_edge.sources.gst import held, need, read_until_lost, wait_until
+from tests.agp_edge.sources.gst import held, need, read_until_lost
 from tests.servers.rtsp import RtspServer
+from tests.waiting import wait_until
 
 pytest.importorskip("cv2")
 

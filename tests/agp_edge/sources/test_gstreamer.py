@@ -17,7 +17,8 @@ from agp_edge.sources import gst_binding
 from agp_edge.sources.gst_binding import Layout, load_gst
 from agp_edge.sources.gst_picture import FORMATS, colour_matrix, picture_pixels
 from agp_edge.sources.gstreamer import GstSource, Pipeline
-from tests.agp_edge.sources.gst import held, need, read_until_lost, wait_until
+from tests.agp_edge.sources.gst import held, need, read_until_lost
+from tests.waiting import wait_until
 
 pytest.importorskip("cv2")
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from agp_edge.sources.isolated import IsolatedSource
 from agp_edge.sources.options import SourceOptions
 from agp_edge.sources.reader import Reader
 from tests.stand_ins import cameras
+from tests.waiting import wait_until
 
 URI = "rtsp://admin:gehe1m/no@10.0.0.5/live"
 SECRET = "gehe1m"
@@ -45,13 +45,6 @@ def children() -> set[int]:
     for task in Path("/proc/self/task").iterdir():
         found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_frames_come_as_they_are_and_the_process_ends_with_close() -> None:

@@ -17,6 +17,7 @@ from agp_edge.sources import Source, SourceOptions, open_source
 from agp_edge.sources.options import Transport
 from agp_edge.stream import Stream
 from tests.servers.rtsp import RtspServer
+from tests.waiting import wait_until
 
 SOFTWARE = SourceOptions(decode="software", timeout_s=30)
 """Longer than a busy machine takes to decode a picture."""
@@ -40,13 +41,6 @@ def streaming(
     (counts,) = stream.summary()["sources"]
     assert counts["captured"] == counts["judged"] + counts["dropped"] + counts["failed"]
     assert "cret" not in str(stream.summary()) + str(events)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def read_on(source: Source) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from agp_edge.events import Event
 from agp_edge.judging import JudgingEngine, open_judging_engine
 from agp_edge.stream import Stream
 from agp_edge.stream.watching import ClockWatch, Health
+from tests import waiting
 from tests.agp_edge.stream.rig import Camera, Collect, Scripted, counts_of
+
+wait_until = partial(waiting.wait_until, timeout_s=30)
 
 Part = Callable[..., NDArray[np.uint8]]
 
@@ -26,13 +30,6 @@ Part = Callable[..., NDArray[np.uint8]]
 def engine(tiny_engine: Path) -> Iterator[JudgingEngine]:
     with open_judging_engine(tiny_engine) as opened:
         yield opened
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 def test_a_sink_is_handed_the_control_before_the_first_verdict(engine: JudgingEngine, part: Part) -> None:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +22,10 @@ from agp_edge.sources import Frame, open_source
 from agp_edge.sources.reader import MOST_PARTS
 from agp_edge.sources.triggering import MOST_PENDING, Pending, TriggerQueue
 from agp_edge.stream import Stream
+from tests import waiting
 from tests.agp_edge.stream.rig import Camera, Collect, counts_of, with_slots
+
+wait_until = partial(waiting.wait_until, timeout_s=30)
 
 Part = Callable[..., NDArray[np.uint8]]
 
@@ -43,13 +46,6 @@ def running(stream: Stream) -> Iterator[None]:
         stream.stop()
         thread.join(20)
         assert not thread.is_alive()
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 30) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 def test_a_trigger_takes_the_first_frame_after_it(engine: JudgingEngine, part: Part) -> None:
